@@ -1,0 +1,3 @@
+"""scalepet: train very large frozen models through very few parameters, on DeepSpeed."""
+
+__version__ = "0.1.0"

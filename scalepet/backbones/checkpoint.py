@@ -1,0 +1,86 @@
+"""The weight files behind a backbone, looked at without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers.utils import cached_file
+
+from scalepet.backbones.backbone import Backbone, in_plain_words
+
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""In the order in which transformers looks for them; the first one found is what it loads."""
+
+
+def weight_files(backbone: Backbone, *, fetch: bool) -> list[Path]:
+    """The files that hold the weights, in the order of their names.
+
+    Args:
+        fetch: download what the hub has and this machine has not; else what is not here yet counts
+            as not there.
+
+    Returns:
+        One file, or all shards; nothing where no weights are found.
+    """
+    for name in _WEIGHTS:
+        found = _find(backbone, name, fetch=fetch)
+        if found is None:
+            continue
+        if found.suffix != ".json":
+            return [found]
+        index = json.loads(found.read_text(encoding="utf-8"))
+        shards = [
+            _find(backbone, shard, fetch=fetch) for shard in sorted({*index["weight_map"].values()})
+        ]
+        here = [shard for shard in shards if shard is not None]
+        return here if len(here) == len(shards) else []
+    return []
+
+
+def _find(backbone: Backbone, name: str, *, fetch: bool) -> Path | None:
+    try:
+        found = cached_file(
+            backbone.place, name, revision=backbone.revision, local_files_only=not fetch
+        )
+    except OSError:
+        return None
+    return None if found is None else Path(found)
+
+
+def has_own_head(backbone: Backbone, config: Any) -> bool:
+    """Whether the output projection of a T5 is a weight of its own (v1.1, flan, UL2) or the
+    embedding (v1.0).
+
+    The weight files decide where they are on this machine: transformers writes one and the same
+    ``tie_word_embeddings: true`` for both. Else the config does: v1.0 scales what goes into the
+    projection, v1.1 does not.
+
+    Raises:
+        ConfigError: a weight file is cut or broken.
+    """
+    files = [] if backbone.random_start else weight_files(backbone, fetch=False)
+    if not files or any(file.suffix != ".safetensors" for file in files):
+        return not config.scale_decoder_outputs
+    with in_plain_words(backbone):
+        head = _read_tensor(files, "lm_head.weight")
+        embedding = _read_tensor(files, "shared.weight")
+    return head is not None and embedding is not None and not torch.equal(head, embedding)
+
+
+def _read_tensor(files: Sequence[Path], name: str) -> Tensor | None:
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118 (the handle is no mapping)
+                return tensors.get_tensor(name)
+    return None

@@ -1,0 +1,193 @@
+"""What differs between the families of backbones: the class, the head, the loss, how labels are
+scored, how text is written.
+
+A family is a value of plain functions over a transformers model. They run unchanged on a bare model
+and on one that DeepSpeed shards, because they only ever call modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+Form = Literal["head", "label_words", "text"]
+
+IGNORED = -100
+"""Label of positions that do not count, as everywhere in transformers."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of backbones is used.
+
+    Attributes:
+        forms: what an example can be (``head``, ``label_words``, ``text``), by kind of task.
+        model_class: ``config -> the transformers class`` that builds it.
+        head: patterns of the tensors that belong to the task, not to the backbone; they always
+            train in full.
+        may_lack: patterns of tensors that a checkpoint may lack; what is lacking starts at random
+            and trains with the head.
+        loss_sum: ``(model, tensors, config=...) -> Tensor ()``, the cross-entropy summed over all
+            targets that count, in nats. ``model`` is only called: it may be DeepSpeed's engine,
+            whose attributes are not those of the model.
+        needs: fields of the config that may not be null.
+    """
+
+    forms: Mapping[str, Form]
+    model_class: Callable[[Any], Any]
+    head: tuple[str, ...]
+    may_lack: tuple[str, ...]
+    loss_sum: Callable[..., Tensor]
+    needs: tuple[str, ...] = ()
+
+
+@cache
+def own_head_t5() -> Any:
+    """The class of a T5 whose output projection is a weight of its own: v1.1, flan, UL2.
+
+    transformers ties the projection to the embedding in every T5, unless it finds other numbers in
+    the checkpoint. Under ZeRO-3 it compares empty placeholders, finds them equal, and the model
+    silently loses its head. So what is tied is said here, before anything is loaded.
+    """
+    # The modules of the models take seconds to import, and most commands need none of them.
+    base: Any = transformers.T5ForConditionalGeneration
+    tied = {name: of for name, of in base._tied_weights_keys.items() if name != "lm_head.weight"}
+    return type("OwnHeadT5", (base,), {"_tied_weights_keys": tied})
+
+
+def _t5_class(config: Any) -> Any:
+    has_own_head = getattr(config, "has_own_head", not config.scale_decoder_outputs)
+    return own_head_t5() if has_own_head else transformers.T5ForConditionalGeneration
+
+
+def _cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
+    """fp32 sum over targets; a batch of ignored targets alone gives 0 and zero gradients."""
+    flat = logits.float().flatten(0, -2)
+    return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def _bert_loss_sum(model: nn.Module, tensors: Mapping[str, Tensor], *, config: Any) -> Tensor:
+    return _cross_entropy_sum(classify(model, tensors), tensors["labels"])
+
+
+def _t5_loss_sum(model: nn.Module, tensors: Mapping[str, Tensor], *, config: Any) -> Tensor:
+    labels = tensors["labels"]
+    output = model(
+        input_ids=tensors["input_ids"],
+        attention_mask=tensors["attention_mask"],
+        decoder_input_ids=_shift_right(labels, config),
+        use_cache=False,
+    )
+    return _cross_entropy_sum(output.logits, labels)
+
+
+def _shift_right(labels: Tensor, config: Any) -> Tensor:
+    """(rows, length) labels -> decoder inputs: the start token, then all labels but the last.
+
+    Ignored labels become padding.
+    """
+    start = labels.new_full((len(labels), 1), config.decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == IGNORED, config.pad_token_id)
+
+
+def classify(model: nn.Module, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Logits of a model with a classification head, (rows, classes)."""
+    logits: Tensor = model(
+        input_ids=tensors["input_ids"], attention_mask=tensors["attention_mask"]
+    ).logits
+    return logits
+
+
+def score_label_words(
+    model: nn.Module, tensors: Mapping[str, Tensor], label_ids: Sequence[npt.ArrayLike]
+) -> Tensor:
+    """Log-probability of every label word as the whole answer, (rows, classes), in nats.
+
+    The encoder runs once; each label word (its tokens with the end token) is one pass of the
+    decoder, so every rank runs the same number of forwards whatever its rows are. Sum over tokens,
+    no length normalisation: a probability.
+    """
+    typed: Any = model
+    mask = tensors["attention_mask"]
+    encoded = typed.get_encoder()(input_ids=tensors["input_ids"], attention_mask=mask)
+    scores = []
+    for ids in label_ids:
+        labels = torch.as_tensor(ids, dtype=torch.int64, device=mask.device).expand(len(mask), -1)
+        output = typed(
+            encoder_outputs=encoded,
+            attention_mask=mask,
+            decoder_input_ids=_shift_right(labels, typed.config),
+            use_cache=False,
+        )
+        log_probabilities = output.logits.float().log_softmax(-1)
+        scores.append(log_probabilities.gather(-1, labels[..., None]).sum((1, 2)))
+    return torch.stack(scores, dim=1)
+
+
+def write_text(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    max_new_tokens: int,
+    num_beams: int = 1,
+    use_cache: bool = True,
+    all_ranks_together: bool = False,
+) -> Tensor:
+    """Greedy (or beam) answers as token ids, (rows, length), padded on the right.
+
+    Args:
+        all_ranks_together: go on until the last rank is done. Needed where the backbone is sharded:
+            a rank that stops early leaves the others waiting for its part of the next gather for
+            ever.
+    """
+    typed: Any = model
+    cache = {"past_key_values": _growing_cache()} if use_cache else {}
+    ids: Tensor = typed.generate(
+        input_ids=tensors["input_ids"],
+        attention_mask=tensors["attention_mask"],
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        do_sample=False,
+        use_cache=use_cache,
+        synced_gpus=all_ranks_together,
+        **cache,
+    )
+    return ids
+
+
+def _growing_cache() -> Any:
+    """Keys and values of as many layers as the decoder turns out to have; what ``generate`` makes
+    by itself has a place for each layer of the encoder.
+    """
+    return transformers.EncoderDecoderCache(
+        transformers.DynamicCache(), transformers.DynamicCache()
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        forms={"classification": "head"},
+        model_class=lambda config: transformers.BertForSequenceClassification,
+        head=("classifier.*",),
+        may_lack=("classifier.*", "bert.pooler.*"),
+        loss_sum=_bert_loss_sum,
+    ),
+    "t5": Family(
+        forms={"classification": "label_words", "sequence_to_sequence": "text"},
+        model_class=_t5_class,
+        head=(),
+        may_lack=(),
+        loss_sum=_t5_loss_sum,
+        needs=("decoder_start_token_id", "pad_token_id", "eos_token_id"),
+    ),
+}
+"""By ``model_type`` of the transformers config; T5 v1.0, v1.1, flan-T5 and UL2 are all ``t5``."""

@@ -1,0 +1,171 @@
+"""Models out of transformers: with the weights of a checkpoint, with random ones, or with none.
+
+Where a ZeRO-3 loading context of the engine is open, transformers builds every module straight into
+shards; nothing here knows about it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from scalepet.backbones.backbone import Backbone, in_plain_words
+from scalepet.backbones.model_config import family_of
+from scalepet.backbones.sites import Site, list_sites
+from scalepet.errors import ConfigError
+
+_NUM_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, all of it frozen.
+
+    Attributes:
+        head_names: the tensors that belong to the task; they are trained in full and saved.
+    """
+
+    model: nn.Module
+    head_names: tuple[str, ...]
+
+
+def quiet_transformers(*, show_progress: bool) -> None:
+    """Errors only, and progress bars of loading only where someone looks."""
+    transformers.utils.logging.set_verbosity_error()
+    if not show_progress:
+        transformers.utils.logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def building_under(ds_config: Mapping[str, Any]) -> Iterator[None]:
+    """Models built inside are ZeRO-3 shards from their first module on, where the DeepSpeed config
+    says stage 3.
+
+    transformers holds that config by a weak reference only, so someone must own it while the model
+    loads.
+    """
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    owner = HfDeepSpeedConfig(dict(ds_config))
+    try:
+        yield
+    finally:
+        del owner
+        unset_hf_deepspeed_config()
+
+
+def sketch_sites(config: Any) -> tuple[Site, ...]:
+    """The sites of the model that ``config`` describes; no weight is made, whatever the size.
+
+    Left out is what belongs to the task or may be lacking from a checkpoint: it is no place for a
+    mask.
+
+    Raises:
+        ConfigError: the config describes no model that can be built.
+    """
+    family = family_of(config)
+    with in_plain_words(Backbone(config.name_or_path)), torch.device("meta"):
+        model = family.model_class(config)._from_config(config)
+    not_ours = family.head + family.may_lack
+    return tuple(site for site in list_sites(model) if not _matches(site.name, not_ours))
+
+
+def load_model(backbone: Backbone, config: Any, *, dtype: torch.dtype) -> Loaded:
+    """Build and fill the model; every parameter is frozen.
+
+    The caller moves it to a device, or has opened the engine's loading context, which builds it
+    into shards.
+
+    Args:
+        config: of ``read_model_config``.
+
+    Raises:
+        ConfigError: the checkpoint cannot be read, or lacks tensors of the backbone itself, or has
+            them in other shapes.
+    """
+    family = family_of(config)
+    # The head (or all of a random start) is drawn on rank 0 from the global generator, with or
+    # without shards.
+    torch.manual_seed(backbone.seed)
+    with in_plain_words(backbone):
+        model, lacking = _build(backbone, config, dtype)
+    _check_lacking(backbone, lacking, may_lack=family.may_lack)
+    model.requires_grad_(False)
+    if backbone.checkpoint_activations:
+        _checkpoint_activations(model)
+    head = [
+        name
+        for name, _ in model.named_parameters()
+        if _matches(name, family.head) or name in lacking
+    ]
+    return Loaded(model, tuple(head))
+
+
+def _build(backbone: Backbone, config: Any, dtype: torch.dtype) -> tuple[Any, Collection[str]]:
+    """The model, and the names of the tensors that its checkpoint lacks."""
+    model_class = family_of(config).model_class(config)
+    if backbone.random_start:
+        # What AutoModel.from_config calls; the class alone would not build into shards.
+        return model_class._from_config(config, dtype=dtype), ()
+    model, report = model_class.from_pretrained(
+        backbone.place,
+        config=config,
+        revision=backbone.revision,
+        dtype=dtype,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are reported, and refused in our words
+    )
+    _check_shapes(backbone, report["mismatched_keys"])
+    return model, report["missing_keys"]
+
+
+def _check_shapes(backbone: Backbone, mismatched: Collection[tuple[str, Any, Any]]) -> None:
+    faults = [
+        f"backbone.path: {backbone.path!r}: {name} is {tuple(there)} in the checkpoint,"
+        f" {tuple(here)} in the model"
+        for name, there, here in sorted(mismatched)
+    ]
+    if faults:
+        raise ConfigError(_first(faults))
+
+
+def _check_lacking(
+    backbone: Backbone, lacking: Collection[str], *, may_lack: Sequence[str]
+) -> None:
+    allowed = ", ".join(may_lack) or "none"
+    faults = [
+        f"backbone.path: {backbone.path!r} lacks {name}; allowed to be missing: {allowed}"
+        for name in sorted(lacking)
+        if not _matches(name, may_lack)
+    ]
+    if faults:
+        raise ConfigError(_first(faults))
+
+
+def _first(faults: Sequence[str]) -> list[str]:
+    """A wrong checkpoint differs in every tensor; a few of them show what it is."""
+    more = len(faults) - _NUM_SHOWN
+    return [*faults[:_NUM_SHOWN], *([f"and {more} more tensors"] if more > 0 else [])]
+
+
+def _checkpoint_activations(model: Any) -> None:
+    """Reentrant: under ZeRO-3 a layer is then gathered once in backward, for the second run and its
+    gradients together.
+
+    It needs an input that asks for gradients, which a frozen embedding does not give by itself.
+    """
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,81 @@
+"""What a backbone is, read from its config.json alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from scalepet.backbones.backbone import WHAT_A_PATH_IS, Backbone, in_plain_words
+from scalepet.backbones.checkpoint import has_own_head
+from scalepet.backbones.families import FAMILIES, Family
+from scalepet.errors import ConfigError
+
+DROPOUT_FIELDS = (
+    "dropout_rate",
+    "classifier_dropout",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
+
+
+def read_model_config(backbone: Backbone) -> Any:
+    """The transformers config with the wishes of ``backbone`` put in.
+
+    Raises:
+        ConfigError: nothing is found under the path, it is no family that scalepet knows, or it
+            lacks what the family needs.
+    """
+    _check_place(backbone)
+    with in_plain_words(backbone):
+        config = transformers.AutoConfig.from_pretrained(
+            backbone.place, revision=backbone.revision, trust_remote_code=False
+        )
+    if config.model_type not in FAMILIES:
+        raise ConfigError(
+            f"backbone.path: {backbone.path!r} is a {config.model_type!r} model;"
+            f" allowed: {', '.join(FAMILIES)}"
+        )
+    _check_needs(backbone, config)
+    if config.model_type == "t5":
+        config.has_own_head = has_own_head(backbone, config)
+    if backbone.num_classes is not None:
+        config.num_labels = backbone.num_classes
+    if backbone.dropout is not None:
+        for name in DROPOUT_FIELDS:
+            if hasattr(config, name):
+                setattr(config, name, backbone.dropout)
+    return config
+
+
+def _check_place(backbone: Backbone) -> None:
+    """transformers takes whatever is no folder for a hub name, and says so in its own way."""
+    place, shown = Path(backbone.place), f"backbone.path: {backbone.path!r}"
+    if place.is_file() and not backbone.random_start:
+        raise ConfigError(f"{shown} is a file, which holds no weights; allowed: {WHAT_A_PATH_IS}")
+    looks_local = backbone.path.startswith((".", "/", "~")) or backbone.path.count("/") > 1
+    if looks_local and not place.exists():
+        raise ConfigError(f"{shown} does not exist; allowed: {WHAT_A_PATH_IS}")
+
+
+def _check_needs(backbone: Backbone, config: Any) -> None:
+    lacking = [name for name in family_of(config).needs if getattr(config, name, None) is None]
+    if lacking:
+        raise ConfigError(
+            [
+                f"backbone.path: {backbone.path!r}: {name} is null in its config.json;"
+                " allowed: the number of a token"
+                for name in lacking
+            ]
+        )
+
+
+def family_of(config: Any) -> Family:
+    """How the backbone is used that a transformers config describes."""
+    return FAMILIES[config.model_type]
+
+
+def longest_input(config: Any) -> int | None:
+    """The most tokens that an input may have; None where positions are relative (T5)."""
+    return getattr(config, "max_position_embeddings", None)

@@ -1,0 +1,232 @@
+"""From a config to objects: the one place that knows both."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from scalepet import backbones, data, dist, engine
+from scalepet.backbones import Backbone, Family, Site
+from scalepet.config import RunConfig, method_options
+from scalepet.data import Encoded, Form, Rows, Task
+from scalepet.engine import AdamW, Answerer
+from scalepet.errors import ConfigError, ScalepetError
+from scalepet.pet import METHODS, Method
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Faults(list[str]):
+    """Goes on after a fault, so that the user sees all of them at once."""
+
+    @contextlib.contextmanager
+    def noted(self, section: str = "") -> Iterator[None]:
+        """Keep the faults of what is done inside, under the name of a section of the config."""
+        try:
+            yield
+        except ScalepetError as error:
+            self.extend(f"{section}{fault}" for fault in error.faults)
+
+    def raise_any(self) -> None:
+        if self:
+            raise ConfigError(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is known to be possible; not one weight is loaded yet.
+
+    Attributes:
+        config: as given.
+        task: with its labels.
+        form: what an example is for this backbone.
+        family: how the backbone is used.
+        model_config: of transformers.
+        backbone: what to load.
+        sites: every tensor of the backbone.
+        method: what is tuned, counted.
+        tokenizer: the backbone's.
+    """
+
+    config: RunConfig
+    task: Task
+    form: Form
+    family: Family
+    model_config: Any
+    backbone: Backbone
+    sites: tuple[Site, ...]
+    method: Method
+    tokenizer: Any
+
+    @property
+    def num_backbone_parameters(self) -> int:
+        return sum(site.numel for site in self.sites)
+
+    @property
+    def loss_sum(self) -> engine.LossSum:
+        return partial(self.family.loss_sum, config=self.model_config)
+
+
+def plan_run(config: RunConfig, task: Task) -> Plan:
+    """Everything about a run that is known without its weights.
+
+    Args:
+        task: the config's, with its labels filled in.
+
+    Raises:
+        ConfigError: every fault of backbone, tokenizer, task form and method together.
+    """
+    faults = Faults()
+    backbone = _backbone(config, num_classes=len(task.labels) or None)
+    model_config = tokenizer = None
+    with faults.noted():
+        model_config = backbones.read_model_config(backbone)
+    with faults.noted():
+        tokenizer = backbones.load_tokenizer(backbone, path=config.backbone.tokenizer)
+    faults.raise_any()
+    family = backbones.family_of(model_config)
+    form: Form | None = None
+    method: Method | None = None
+    sites: tuple[Site, ...] = ()
+    with faults.noted():
+        form = _form(task, family, model_config)
+    with faults.noted("method: "):
+        sites = backbones.sketch_sites(model_config)
+        method = METHODS[config.method.name](sites, **method_options(config.method))
+    faults.raise_any()
+    assert form is not None and method is not None
+    return Plan(config, task, form, family, model_config, backbone, sites, method, tokenizer)
+
+
+def _backbone(config: RunConfig, *, num_classes: int | None) -> Backbone:
+    return Backbone(
+        path=config.backbone.path,
+        random_start=config.backbone.random_start,
+        revision=config.backbone.revision,
+        num_classes=num_classes,
+        dropout=config.backbone.dropout,
+        seed=config.seed,
+        checkpoint_activations=config.backbone.checkpoint_activations,
+    )
+
+
+def _form(task: Task, family: Family, model_config: Any) -> Form:
+    if task.kind not in family.forms:
+        raise ConfigError(
+            f"task.kind: a {model_config.model_type} backbone cannot do {task.kind!r};"
+            f" allowed: {', '.join(family.forms)}"
+        )
+    return family.forms[task.kind]
+
+
+def load_rows(config: RunConfig) -> tuple[Task, dict[str, Rows]]:
+    """The raw rows of both splits, and the task with its labels.
+
+    Raises:
+        ConfigError: every fault of both splits together.
+    """
+    faults, rows = Faults(), {}
+    for split in ("train", "eval"):
+        with faults.noted():
+            rows[split] = data.load_split(config.task.source, split)
+            data.check_columns(rows[split], [*config.task.source_columns, config.task.target])
+    faults.raise_any()
+    return with_labels(config.task, rows["train"]), rows
+
+
+def with_labels(task: Task, rows: Rows) -> Task:
+    """The task with the classes of the rows where the config names none."""
+    if task.kind != "classification" or task.labels:
+        return task
+    return dataclasses.replace(task, labels=data.discover_labels(rows, task.target))
+
+
+def encode_splits(plan: Plan, rows: dict[str, Rows]) -> dict[str, Encoded]:
+    """Both splits as token ids; raises with the faults of all rows of both."""
+    faults, encoded = Faults(), {}
+    for split, split_rows in rows.items():
+        with faults.noted():
+            encoded[split] = data.encode(
+                plan.task, split_rows, tokenizer=plan.tokenizer, form=plan.form
+            )
+    faults.raise_any()
+    return encoded
+
+
+def load_and_attach(
+    plan: Plan, ds_config: dict[str, Any] | None = None
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The frozen backbone with the method on it, only what is trained asking for gradients; and the
+    head's names.
+
+    Args:
+        ds_config: where its stage is 3, the model is built into shards.
+    """
+    with engine.building_into_shards(ds_config or {}):
+        loaded = backbones.load_model(
+            plan.backbone, plan.model_config, dtype=DTYPES[plan.config.precision]
+        )
+    plan.method.attach(loaded.model)
+    for name, parameter in loaded.model.named_parameters():
+        if name in loaded.head_names:
+            parameter.requires_grad_(True)
+    return loaded.model, loaded.head_names
+
+
+def optimizer_of(config: RunConfig) -> AdamW:
+    return AdamW(
+        learning_rate=config.train.learning_rate,
+        head_learning_rate=config.train.head_learning_rate,
+        weight_decay=config.train.weight_decay,
+    )
+
+
+def train_loader(plan: Plan, train: Encoded) -> data.TrainLoader:
+    return data.TrainLoader(
+        train,
+        batch_size=plan.config.train.batch_size,
+        micro_batch_size=plan.config.train.micro_batch_size,
+        rank=dist.rank(),
+        world_size=dist.world_size(),
+        seed=plan.config.seed,
+        pad_id=plan.tokenizer.pad_token_id,
+    )
+
+
+def ds_config_of(plan: Plan, loader: data.TrainLoader) -> dict[str, Any]:
+    return engine.compose_ds_config(
+        engine.read_ds_file(plan.config.deepspeed),
+        precision=plan.config.precision,
+        micro_batch_size=plan.config.train.micro_batch_size,
+        num_micro_batches=loader.num_micro_batches,
+        clip=plan.config.train.clip,
+    )
+
+
+def ds_config_for_answers(plan: Plan) -> dict[str, Any]:
+    """For a model that is sharded but not trained."""
+    return engine.compose_ds_config(
+        engine.read_ds_file(plan.config.deepspeed),
+        precision=plan.config.precision,
+        micro_batch_size=plan.config.evaluate.micro_batch_size,
+        num_micro_batches=1,
+        clip=None,
+    )
+
+
+def answerer_of(plan: Plan, *, all_ranks_together: bool) -> Answerer:
+    return Answerer(
+        labels=plan.task.labels,
+        loss_sum=plan.loss_sum,
+        decode=partial(plan.tokenizer.batch_decode, skip_special_tokens=True),
+        max_new_tokens=plan.task.max_target_length,
+        num_beams=plan.config.evaluate.num_beams,
+        all_ranks_together=all_ranks_together,
+    )

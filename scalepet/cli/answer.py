@@ -1,0 +1,86 @@
+"""``scalepet evaluate`` and ``scalepet predict``: what a saved adapter is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scalepet.cli.arguments import Adapter, OtherWeights, Overrides
+from scalepet.cli.voice import is_main, quiet_libraries
+from scalepet.errors import ConfigError
+
+
+def evaluate(
+    adapter: Adapter, overrides: Overrides = None, other_weights: OtherWeights = False
+) -> None:
+    """Score a saved adapter on the evaluation rows of its task.
+
+    \b
+    scalepet evaluate runs/first
+    scalepet evaluate runs/first task.source.files.validation=other.csv
+    """
+    from scalepet.config import read_overrides
+    from scalepet.recipes import evaluate_adapter
+
+    changes = read_overrides(overrides or ())
+    quiet_libraries()
+    scores = evaluate_adapter(adapter, overrides=changes, other_weights=other_weights)
+    if is_main():
+        for name, value in scores.items():
+            typer.echo(f"{name}\t{value:.6g}")
+
+
+def predict(
+    adapter: Adapter,
+    overrides: Overrides = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A text to answer; may be given often.", show_default=False),
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            help="A csv, jsonl or parquet file with the columns of the template.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            help="Write the answers here, one JSON line a row, and not to the screen.",
+            show_default=False,
+        ),
+    ] = None,
+    other_weights: OtherWeights = False,
+) -> None:
+    """Answer texts with a saved adapter.
+
+    One process needs no DeepSpeed.
+
+    \b
+    scalepet predict runs/first --text "what a film" --text "never again"
+    scalepet predict runs/first --input new.csv --output answers.jsonl
+    """
+    if bool(text) == bool(rows):
+        given = "both of them" if text else "neither"
+        raise ConfigError(f"--text and --input: {given}; allowed: one of the two")
+    from scalepet.config import read_overrides
+    from scalepet.recipes import predict as predict_rows
+    from scalepet.recipes import write_answers
+
+    changes = read_overrides(overrides or ())
+    quiet_libraries()
+    answers = predict_rows(
+        adapter, texts=text or (), file=rows, overrides=changes, other_weights=other_weights
+    )
+    if not is_main():
+        return
+    if output is not None:
+        write_answers(output, answers)
+        return
+    for answer in answers:
+        typer.echo(answer)

@@ -1,0 +1,68 @@
+"""The commands together, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from scalepet.cli.answer import evaluate, predict
+from scalepet.cli.look import assets, report
+from scalepet.cli.train import train
+from scalepet.cli.voice import EXIT_REFUSED, refuse
+from scalepet.errors import ScalepetError
+
+app = typer.Typer(
+    epilog="""\b
+    One process:        scalepet train run.yaml
+    Several:            deepspeed --module scalepet train run.yaml
+    What is in a file:  scalepet train --help, then scalepet train --fields
+    Real data, at once: bash launchers/quickstart.sh
+    """,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain text keeps the lines of an example where they are.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    local_rank: Annotated[int | None, typer.Option("--local_rank", hidden=True)] = None,
+) -> None:
+    """Train very large frozen models through very few parameters, on DeepSpeed."""
+    if local_rank is not None:  # which the deepspeed launcher passes to every process
+        os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(EXIT_REFUSED)
+
+
+for _command in (train, evaluate, predict, report, assets):
+    app.command()(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point; ends the process.
+
+    What the user can mend (a ``ScalepetError``, a wrong option) becomes one message of rank 0 and
+    exit code 2 on every rank, without a traceback.
+    """
+    try:
+        code = app(
+            args=None if arguments is None else list(arguments),
+            prog_name="scalepet",
+            standalone_mode=False,
+        )
+    except ScalepetError as error:
+        refuse(error.faults)
+    except typer.TyperException as error:  # what typer itself finds wrong in the arguments
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "scalepet"
+        refuse([f"{error.format_message().rstrip('.')}; try: {command} --help"])
+    sys.exit(code or 0)

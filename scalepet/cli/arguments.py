@@ -1,0 +1,27 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FIELD=VALUE",
+        help="Fields of the config to replace, as in train.learning_rate=3e-3.",
+        show_default=False,
+    ),
+]
+Adapter = Annotated[
+    Path, typer.Argument(metavar="ADAPTER", help="An adapter, or the run folder that holds it.")
+]
+OtherWeights = Annotated[
+    bool,
+    typer.Option(
+        "--other-weights",
+        help="Accept a backbone whose weight files are not those that it was trained on.",
+    ),
+]

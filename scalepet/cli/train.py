@@ -1,0 +1,72 @@
+"""``scalepet train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scalepet.cli.arguments import Overrides
+from scalepet.cli.voice import is_main, quiet_libraries
+from scalepet.errors import ConfigError
+
+
+def train(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="The YAML file of the run.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where the run in the output folder stopped; start where there is none.",
+        ),
+    ] = False,
+    fields: Annotated[
+        bool,
+        typer.Option("--fields", help="Show every field of a config, ready to copy, and stop."),
+    ] = False,
+) -> None:
+    """Train a method on a task and keep the best adapter.
+
+    \b
+    A small CONFIG (the rows are in two csv files with the columns text and label):
+
+    \b
+        output: runs/first
+        backbone: {path: google/flan-t5-small}
+        task:
+          kind: classification
+          source:
+            path: csv
+            files: {train: train.csv, validation: held_out.csv}
+          template: "Input: {text} Output: "
+          target: label
+        method: {name: apet, budget: 4096}
+        train: {epochs: 3}
+    """
+    if fields:
+        _show_fields()
+        return
+    if config is None:
+        raise ConfigError(
+            "CONFIG is missing; allowed: scalepet train RUN.yaml, or scalepet train --fields"
+        )
+    from rich.console import Console
+
+    from scalepet.config import read_config
+    from scalepet.recipes import finetune
+
+    run = read_config(config, overrides or ())
+    quiet_libraries()
+    finetune(run, resume=resume, console=Console())
+
+
+def _show_fields() -> None:
+    from scalepet.config import fields_as_yaml
+
+    if is_main():
+        typer.echo(fields_as_yaml(), nl=False)

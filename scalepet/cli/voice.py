@@ -1,0 +1,32 @@
+"""One voice: of all ranks the first one speaks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+EXIT_REFUSED = 2
+
+
+def is_main() -> bool:
+    """Whether this process is the one that prints, as its launcher says."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def refuse(faults: Sequence[str]) -> NoReturn:
+    """Say every fault on a line of its own, and end this rank with exit code 2."""
+    if is_main():
+        for fault in faults:
+            typer.echo(f"scalepet: {fault}", err=True)
+    sys.exit(EXIT_REFUSED)
+
+
+def quiet_libraries() -> None:
+    """Notes and progress bars of transformers come from the first rank at most, where one looks."""
+    from scalepet.backbones import quiet_transformers
+
+    quiet_transformers(show_progress=is_main() and sys.stderr.isatty())

@@ -1,0 +1,35 @@
+"""What a run is: one YAML file, validated as a whole before anything is touched.
+
+Every field has a home in ``models`` (a task's in ``scalepet.data``, a method's in its builder), a
+meaning, which ``scalepet train --fields`` shows, and a check. Every fault of a file is listed at
+once, with its value and what is allowed.
+"""
+
+from scalepet.config.check import check_config
+from scalepet.config.listing import fields_as_yaml
+from scalepet.config.models import (
+    BackboneConfig,
+    EvaluateConfig,
+    MethodConfig,
+    RunConfig,
+    TrainConfig,
+    WandbConfig,
+    plain,
+)
+from scalepet.config.options import method_options
+from scalepet.config.read import read_config, read_overrides
+
+__all__ = [
+    "BackboneConfig",
+    "EvaluateConfig",
+    "MethodConfig",
+    "RunConfig",
+    "TrainConfig",
+    "WandbConfig",
+    "check_config",
+    "fields_as_yaml",
+    "method_options",
+    "plain",
+    "read_config",
+    "read_overrides",
+]

@@ -1,0 +1,117 @@
+"""Every fault of a config at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import pydantic
+from pydantic import TypeAdapter
+
+from scalepet.config.faults import did_you_mean, faults_of
+from scalepet.config.fields import Trail, fields_of, walk
+from scalepet.config.models import DEFAULT_METHOD, RunConfig
+from scalepet.config.options import options_model
+from scalepet.config.words import shown
+from scalepet.data import Task
+from scalepet.errors import ConfigError
+from scalepet.masks import check_budget
+from scalepet.pet import METHODS
+
+_STAND_INS = {
+    "kind": "classification",
+    "source": {"path": "csv", "files": {"train": "train.csv"}},
+    "template": "{text}",
+    "target": "label",
+}
+"""A task without a fault, in place of the fields of one that cannot be read."""
+
+
+def check_config(content: Mapping[str, Any]) -> RunConfig:
+    """The run that plain values describe.
+
+    Raises:
+        ConfigError: with every fault.
+    """
+    config, faults = check_all(content)
+    if config is None:
+        raise ConfigError(faults)
+    return config
+
+
+def check_all(content: Any) -> tuple[RunConfig | None, list[str]]:
+    """The run and no fault, or None and every fault."""
+    if not isinstance(content, Mapping):
+        return None, [f"config: {shown(content)}; allowed: fields such as backbone and task"]
+    config, unreadable = None, dict[Trail, str]()
+    try:
+        config = RunConfig.model_validate(content)
+    except pydantic.ValidationError as error:
+        unreadable = faults_of(error, RunConfig, content, elsewhere=[*walk(RunConfig), *_options()])
+    faults = [
+        *(fault for trail, fault in unreadable.items() if trail[0] != "method"),
+        *_method_faults(content.get("method", {})),
+        *_length_faults(content.get("train")),
+        *_task_faults(content.get("task"), unreadable),
+    ]
+    return (None if faults else config), faults
+
+
+def _options() -> list[Trail]:
+    return [("method", name) for method in METHODS.values() for name in fields_of(method)]
+
+
+def _method_faults(method: Any) -> Iterator[str]:
+    """All of the section: its model does not know the options."""
+    if not isinstance(method, Mapping):
+        yield f"method: {shown(method)}; allowed: fields, as in {{name: {DEFAULT_METHOD}}}"
+        return
+    name = method.get("name", DEFAULT_METHOD)
+    if not isinstance(name, str) or name not in METHODS:
+        yield f"method.name: {shown(name)}; {did_you_mean(str(name), list(METHODS))}"
+        return
+    options = {option: value for option, value in method.items() if option != "name"}
+    faults: dict[Trail, str] = {}
+    try:
+        options_model(name).model_validate(options)
+    except pydantic.ValidationError as error:
+        noun = f"option of the method {name}"
+        faults = faults_of(error, METHODS[name], options, parent=("method",), noun=noun)
+    if "budget" in options and "budget" in fields_of(METHODS[name]):
+        faults.pop(("budget",), None)  # masks know better what a budget is
+        yield from _budget_faults(options["budget"])
+    yield from faults.values()
+
+
+def _budget_faults(budget: Any) -> Iterator[str]:
+    try:
+        check_budget(budget)
+    except ConfigError as error:
+        yield from (f"method.{fault}" for fault in error.faults)
+
+
+def _length_faults(train: Any) -> Iterator[str]:
+    """A run ends by epochs or by steps; a section with neither gets the default."""
+    if not isinstance(train, Mapping) or not {"epochs", "steps"} & train.keys():
+        return
+    epochs, steps = train.get("epochs"), train.get("steps")
+    if (epochs is None) == (steps is None):
+        yield (
+            f"train.epochs: {shown(epochs)} with train.steps: {shown(steps)};"
+            " allowed: a number for one of them, null for the other"
+        )
+
+
+def _task_faults(task: Any, unreadable: Collection[Trail]) -> list[str]:
+    """What ``data`` finds wrong with the fields that can be read."""
+    if not isinstance(task, Mapping):
+        return []
+    left_out = {trail[1] for trail in unreadable if trail[0] == "task" and len(trail) > 1}
+    if "labels" in left_out:
+        left_out.add("label_values")  # they are words of the labels
+    readable = {
+        name: value
+        for name, value in task.items()
+        if name in fields_of(Task) and name not in left_out
+    }
+    return TypeAdapter(Task).validate_python({**_STAND_INS, **readable}).faults()

@@ -1,0 +1,107 @@
+"""All fields of a config as a file to read, to copy and to change."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from scalepet.config.fields import NEEDED, Field, Trail, fields_of
+from scalepet.config.models import DEFAULT_EPOCHS, DEFAULT_METHOD, MethodConfig, RunConfig
+from scalepet.config.words import words_of
+from scalepet.data import METRICS
+from scalepet.pet import METHODS
+
+_HEADER = """\
+# Every field of a run, with its default, its meaning and (what is allowed).
+# NEEDED: there is no default; what stands there is an example.
+# Paths are relative to the folder in which scalepet is started.
+"""
+_EXAMPLES: dict[str, Any] = {
+    "output": "runs/first",
+    "backbone.path": "google/flan-t5-small",
+    "task.kind": "classification",
+    "task.source.path": "csv",
+    "task.source.files": {"train": "train.csv", "validation": "held_out.csv"},
+    "task.template": "Input: {text} Output: ",
+    "task.target": "label",
+    "method.budget": 4096,
+    "train.epochs": DEFAULT_EPOCHS,
+}
+_MEANINGS = {
+    "task.kind": "classification or sequence_to_sequence",
+    "task.metrics": f"of {', '.join(METRICS)}; the first one chooses the best adapter",
+    "method.kinds": "which kinds of tensors are eligible",
+    "method.include": "patterns of tensor names (*SelfAttention.[qv].weight): one must match",
+    "method.exclude": "patterns of tensor names: none may match",
+}
+"""Where a docstring speaks to programmers."""
+_TELLS_NOTHING = ("text", "path", "true", "fields")
+_COMMENT_COLUMN = 34
+_WIDTH = 80
+
+
+def fields_as_yaml() -> str:
+    """A config that is valid as it stands and names every field, with comments, 80 columns wide."""
+    return _HEADER + "\n".join(_section_lines(RunConfig)) + "\n"
+
+
+def _section_lines(section: Any, parents: Trail = ()) -> Iterator[str]:
+    for field in fields_of(section).values():
+        trail = (*parents, field.name)
+        if not fields_of(field.kind):
+            yield from _field_lines(field, trail)
+            continue
+        if not parents:
+            yield ""
+        yield from _commented(f"{_indent(trail)}{field.name}:", field.meaning)
+        yield from _section_lines(field.kind, trail)
+        if field.kind is MethodConfig:
+            yield from _option_lines()
+
+
+def _option_lines() -> Iterator[str]:
+    """The options of every method; those of the default one stand, the others are comments."""
+    for method, builder in METHODS.items():
+        fields = fields_of(builder).values()
+        lines = [line for field in fields for line in _field_lines(field, ("method", field.name))]
+        if method == DEFAULT_METHOD:
+            yield from lines
+        else:
+            yield f"  # name: {method}" + ("" if lines else "  (no options)")
+            yield from (f"  # {line.removeprefix('  ')}" for line in lines)
+
+
+def _field_lines(field: Field, trail: Trail) -> Iterator[str]:
+    is_needed = field.default is NEEDED
+    value = _EXAMPLES.get(".".join(trail), None if is_needed else field.default)
+    meaning = _MEANINGS.get(".".join(trail), field.meaning)
+    words = words_of(field.kind)
+    if not any(word in words for word in _TELLS_NOTHING) and words not in meaning:
+        meaning += f" ({words})"
+    text = f"{_indent(trail)}{field.name}: {_flow(value)}"
+    yield from _commented(text, f"NEEDED: {meaning}" if is_needed else meaning)
+
+
+def _commented(text: str, comment: str) -> Iterator[str]:
+    """The text with the comment beside it, or below it where the text is long."""
+    lines = textwrap.wrap(comment, _WIDTH - _COMMENT_COLUMN - 2, break_on_hyphens=False) or [""]
+    if len(text) >= _COMMENT_COLUMN:
+        yield text
+        text = ""
+    for line in lines:
+        yield f"{text:{_COMMENT_COLUMN}}# {line}"
+        text = ""
+
+
+def _indent(trail: Trail) -> str:
+    return "  " * (len(trail) - 1)
+
+
+def _flow(value: Any) -> str:
+    """A value in one line of YAML."""
+    value = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,146 @@
+"""The sections of a config and their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from annotated_types import Ge, Gt, Lt, MinLen
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+from scalepet.data import Task
+from scalepet.engine import Precision, Schedule
+from scalepet.pet import METHODS
+from scalepet.tracking import WandbMode
+
+# Strict, because true is 1 and "3" is 3 otherwise, and a slip trains for one step.
+Count = Annotated[int, Strict(), Gt(0)]
+Seed = Annotated[int, Strict(), Ge(0)]
+Positive = Annotated[float, Strict(), Gt(0)]
+NotNegative = Annotated[float, Strict(), Ge(0)]
+Share = Annotated[float, Strict(), Ge(0), Lt(1)]
+Text = Annotated[str, MinLen(1)]
+
+DEFAULT_METHOD = "apet"
+DEFAULT_EPOCHS = 3.0
+
+
+class Section(BaseModel):
+    """Fields of which none is unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BackboneConfig(Section):
+    """The frozen model."""
+
+    path: Text = Field(
+        description="hub name, folder with config.json and weights, or (with random_start) the"
+        " config.json of a model"
+    )
+    revision: Text | None = Field(None, description="branch, tag or commit on the hub")
+    tokenizer: Text | None = Field(None, description="hub name or folder; null: the backbone's own")
+    random_start: bool = Field(
+        False, description="random weights from the config alone, for tests and sizing"
+    )
+    dropout: Share | None = Field(
+        None, description="every dropout rate of the model; null: as in its config.json"
+    )
+    checkpoint_activations: bool = Field(
+        False,
+        description="keep one activation a layer and run the layer again in backward: less memory,"
+        " a third more time",
+    )
+
+
+class MethodConfig(BaseModel):
+    """What is tuned: the name of a method, and beside it that method's options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field(DEFAULT_METHOD, description=f"the method: {' or '.join(METHODS)}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All fields but the name, as they stand in the file."""
+        return dict(self.model_extra or {})
+
+
+class TrainConfig(Section):
+    """How long and how fast."""
+
+    epochs: Positive | None = Field(
+        None,
+        description=f"passes over the training rows; {DEFAULT_EPOCHS:g} where steps is not given",
+    )
+    steps: Count | None = Field(None, description="optimizer steps, instead of epochs")
+    batch_size: Count = Field(32, description="rows of an optimizer step, over all devices")
+    micro_batch_size: Count = Field(8, description="the most rows of one forward of one device")
+    learning_rate: Positive = Field(1e-2, description="peak rate of what the method tunes")
+    head_learning_rate: Positive = Field(1e-3, description="peak rate of a classification head")
+    weight_decay: NotNegative = Field(0.0, description="decoupled; pulls deltas to zero")
+    schedule: Schedule = Field("linear", description="the rate after the warm-up; falls to zero")
+    warmup: Share = Field(0.06, description="part of the steps in which the rate rises")
+    clip: Positive | None = Field(1.0, description="largest gradient norm; null: no clipping")
+    evaluate_every: Count | None = Field(
+        None, description="steps between two evaluations; null: once an epoch"
+    )
+    patience: Count | None = Field(
+        None, description="stop after so many evaluations without a better score; null: never"
+    )
+    log_every: Count = Field(10, description="steps between two lines of metrics.jsonl")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _last_some_time(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and not {"epochs", "steps"} & content.keys():
+            return {**content, "epochs": DEFAULT_EPOCHS}
+        return content
+
+
+class EvaluateConfig(Section):
+    """How answers are made."""
+
+    micro_batch_size: Count = Field(32, description="rows of one forward of one device")
+    num_beams: Count = Field(1, description="beams of the search for texts; 1 is greedy")
+
+
+class WandbConfig(Section):
+    """Where the run is shown besides; metrics.jsonl is always written."""
+
+    mode: Literal["off"] | WandbMode = Field(
+        "off", description="without a wandb key, online becomes offline"
+    )
+    project: Text = Field("scalepet", description="the project that the run is filed under")
+
+
+class RunConfig(Section):
+    """One run."""
+
+    output: Path = Field(description="the run folder: config, metrics, best adapter, state")
+    seed: Seed = Field(0, description="of the order of rows, the head's start and dropout")
+    precision: Precision = Field(
+        "bf16", description="of weights and activations; what is trained has fp32 masters"
+    )
+    deepspeed: Text | dict[str, Any] = Field(
+        "zero3", description="name of a shipped DeepSpeed file, path of another, or its content"
+    )
+    backbone: BackboneConfig = Field(description="the frozen model")
+    task: Task = Field(description="what is learnt, from which rows")
+    method: MethodConfig = Field(MethodConfig(), description="what is tuned")
+    train: TrainConfig = Field(TrainConfig(), description="how long and how fast")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how answers are made")
+    wandb: WandbConfig = Field(WandbConfig(), description="weights & biases")
+
+    @pydantic.field_validator("output", mode="before")
+    @classmethod
+    def _is_a_folder(cls, output: Any) -> Any:
+        if output == "":  # which pathlib takes for the current folder
+            raise ValueError("it is empty")
+        return output
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """As values that YAML and JSON can hold; ``check_config`` makes the same run of them."""
+    return config.model_dump(mode="json")

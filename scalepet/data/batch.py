@@ -1,0 +1,77 @@
+"""One micro-batch: rows padded to one width, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scalepet.data.encoded import IGNORED, Encoded, Ids
+
+if TYPE_CHECKING:
+    import torch
+
+FILLER = -1
+"""Row number of a filler: a row without a target that keeps a rank in step with the others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One forward of one rank.
+
+    Args:
+        tensors: int64 "input_ids" and "attention_mask" (rows, width), right padding; "labels"
+            (rows, target width), or (rows,) for a head; ``IGNORED`` where there is no target.
+        num_targets: labels that are not ignored; 0 for a filler, so a mean over targets is
+            undefined there, and a loss is a sum divided by the whole step's ``num_targets``.
+        num_tokens: source and target tokens without padding and fillers.
+        rows: row numbers within the split, int64; ``FILLER`` for a filler.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    num_targets: int
+    num_tokens: int
+    rows: npt.NDArray[np.int64]
+
+
+def make_batch(
+    encoded: Encoded, rows: npt.NDArray[np.int64], *, pad_id: int, pad_to_multiple_of: int = 1
+) -> Batch:
+    """The batch of these rows; of one filler where there are none.
+
+    Widths are those of the longest row, rounded up to the multiple.
+    """
+    import torch  # here, so that what a task is can be read without it
+
+    sources = [encoded.input_ids[row] for row in rows]
+    targets = [encoded.targets[row] for row in rows]
+    num_targets = sum(int(np.count_nonzero(target != IGNORED)) for target in targets)
+    num_tokens = sum(map(len, sources)) + (num_targets if encoded.form != "head" else 0)
+    if len(rows) == 0:
+        # A real token, because a row with nothing to attend to is undefined in attention.
+        sources = [encoded.input_ids[0][:1]]
+        targets = [np.array([IGNORED], dtype=np.int32)]
+        rows = np.array([FILLER], dtype=np.int64)
+    lengths = [len(source) for source in sources]
+    input_ids = pad_right(sources, pad_id, pad_to_multiple_of)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "input_ids": input_ids,
+        "attention_mask": np.arange(input_ids.shape[1]) < np.array(lengths)[:, None],
+        "labels": np.concatenate(targets)
+        if encoded.form == "head"
+        else pad_right(targets, IGNORED, pad_to_multiple_of),
+    }
+    tensors = {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}
+    return Batch(tensors=tensors, num_targets=num_targets, num_tokens=num_tokens, rows=rows)
+
+
+def pad_right(ids: Sequence[Ids], fill: int, multiple: int) -> npt.NDArray[np.int64]:
+    """Rows of ids in one array, ``fill`` behind each; the width is a multiple of ``multiple``."""
+    width = -(-max(len(row) for row in ids) // multiple) * multiple
+    padded = np.full((len(ids), width), fill, dtype=np.int64)
+    for index, row in enumerate(ids):
+        padded[index, : len(row)] = row
+    return padded

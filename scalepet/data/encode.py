@@ -1,0 +1,203 @@
+"""From rows to token ids: every row is encoded or refused, every cut is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from scalepet.data.encoded import FORM_KINDS, IGNORED, Encoded, Form, Ids
+from scalepet.data.labels import class_table, label_text
+from scalepet.data.metrics import Reference
+from scalepet.data.rows import BadRows, Rows, check_columns, class_names, listed, read_rows
+from scalepet.data.task import Task
+from scalepet.data.template import parse_template, render, value_text
+from scalepet.errors import ConfigError, DataError
+
+NUM_TEXTS_TOKENIZED = 1000
+NUM_CHARS_SHOWN = 60
+TEXT = "text that is not blank, or numbers"
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that is used here."""
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The end token, which closes every target text."""
+
+    def __call__(self, texts: list[str], /, **options: Any) -> Mapping[str, Any]:
+        """Texts -> "input_ids", lists with special tokens; takes truncation and max_length."""
+
+
+def encode(
+    task: Task, rows: Rows, *, tokenizer: Tokenizer, form: Form, labelled: bool = True
+) -> Encoded:
+    """The rows of one split as token ids.
+
+    Args:
+        task: what to make of a row; a classification task has its labels by now.
+        rows: from ``load_split``.
+        tokenizer: the backbone's.
+        form: what the backbone learns: "head" (a class), "label_words" or "text".
+        labelled: False to predict on rows without the target column.
+
+    Raises:
+        ConfigError: faults of the task, a form that does not fit its kind, label words that
+            cannot be told apart or are too long, targets without an end token.
+        DataError: missing columns; empty or unusable values and labels outside the label words,
+            with their rows.
+    """
+    _check(task, form)
+    check_columns(rows, [*task.source_columns, *([task.target] if labelled else [])])
+    bad = BadRows()
+    sources = _read_sources(task, rows, bad)
+    classes: list[int] = []
+    references: list[Reference] = []
+    if labelled and task.kind == "classification":
+        classes = _read_classes(task, rows, bad)
+        references = [task.labels[index] for index in classes]
+    elif labelled:
+        references = _read_answers(task, rows, bad)
+    bad.refuse(num_rows=len(rows))
+    input_ids, num_cut = _tokenize(tokenizer, sources, max_length=task.max_source_length)
+    label_ids = _encode_label_words(task, tokenizer) if form == "label_words" else None
+    num_cut_targets = 0
+    if not labelled:
+        targets = [np.array([IGNORED], dtype=np.int32)] * len(sources)
+    elif form == "text":
+        targets, num_cut_targets = _encode_answers(task, references, tokenizer)
+    elif label_ids is not None:
+        targets = [label_ids[index] for index in classes]
+    else:
+        targets = [np.array([index], dtype=np.int32) for index in classes]
+    return Encoded(
+        form=form,
+        input_ids=input_ids,
+        targets=targets,
+        classes=np.array(classes, dtype=np.int32) if classes else None,
+        references=references,
+        label_ids=label_ids,
+        num_cut_sources=num_cut,
+        num_cut_targets=num_cut_targets,
+    )
+
+
+def _check(task: Task, form: Form) -> None:
+    faults = task.faults()
+    if not faults and FORM_KINDS[form] != task.kind:
+        fitting = ", ".join(name for name, kind in FORM_KINDS.items() if kind == task.kind)
+        faults.append(f"task.kind {task.kind!r} cannot take form {form!r}; allowed: {fitting}")
+    if faults:
+        raise ConfigError(faults)
+    assert task.labels or task.kind != "classification", "labels are found before rows are encoded"
+
+
+def _read_sources(task: Task, rows: Rows, bad: BadRows) -> list[str]:
+    columns, pieces = task.source_columns, parse_template(task.template)
+    sources = []
+    for row, values in enumerate(read_rows(rows, columns)):
+        texts = {}
+        for column, value in zip(columns, values, strict=True):
+            text = value_text(value)
+            if text is None:
+                bad.add(row, column=column, value=value, allowed=TEXT)
+            texts[column] = text or ""
+        sources.append(render(pieces, texts))
+    return sources
+
+
+def _read_classes(task: Task, rows: Rows, bad: BadRows) -> list[int]:
+    table = class_table(task, class_names(rows, task.target))
+    allowed = listed(list(table))
+    classes = []
+    for row, (value,) in enumerate(read_rows(rows, [task.target])):
+        index = table.get(label_text(value) or "")
+        if index is None:
+            bad.add(row, column=task.target, value=value, allowed=allowed)
+        else:
+            classes.append(index)
+    return classes
+
+
+def _read_answers(task: Task, rows: Rows, bad: BadRows) -> list[Reference]:
+    references: list[Reference] = []
+    for row, (value,) in enumerate(read_rows(rows, [task.target])):
+        answers = [value_text(answer) for answer in (value if isinstance(value, list) else [value])]
+        right = tuple(answer for answer in answers if answer is not None)
+        if not right or len(right) < len(answers):
+            bad.add(row, column=task.target, value=value, allowed=f"{TEXT}, or a list of them")
+        else:
+            references.append(right if isinstance(value, list) else right[0])
+    return references
+
+
+def _encode_answers(
+    task: Task, references: Sequence[Reference], tokenizer: Tokenizer
+) -> tuple[list[Ids], int]:
+    learnt = [text if isinstance(text, str) else text[0] for text in references]
+    targets, num_cut = _tokenize(tokenizer, learnt, max_length=task.max_target_length)
+    _check_ends(tokenizer, learnt, targets)
+    return targets, num_cut
+
+
+def _encode_label_words(task: Task, tokenizer: Tokenizer) -> list[Ids]:
+    label_ids, num_cut = _tokenize(tokenizer, task.labels, max_length=task.max_target_length)
+    if num_cut:
+        raise ConfigError(
+            f"task.max_target_length is {task.max_target_length}, but {num_cut} label words "
+            f"of {listed(task.labels)} are longer; allowed: room for all of their tokens"
+        )
+    _check_ends(tokenizer, task.labels, label_ids)
+    words: dict[bytes, str] = {}
+    faults = []
+    for word, ids in zip(task.labels, label_ids, strict=True):
+        first = words.setdefault(ids.tobytes(), word)
+        if first != word:
+            faults.append(
+                f"task.labels {first!r} and {word!r} have the same tokens {ids.tolist()}; "
+                "allowed: words that this tokenizer tells apart"
+            )
+    if faults:
+        raise ConfigError(faults)
+    return label_ids
+
+
+def _check_ends(tokenizer: Tokenizer, texts: Sequence[str], targets: list[Ids]) -> None:
+    """Generation stops only where training has shown an end."""
+    end = tokenizer.eos_token_id
+    for text, ids in zip(texts, targets, strict=True):
+        if ids[-1] != end:
+            raise ConfigError(
+                f"the tokenizer ends the target {text[:NUM_CHARS_SHOWN]!r} with token {ids[-1]}; "
+                f"allowed: its end token {end}"
+            )
+
+
+def _tokenize(
+    tokenizer: Tokenizer, texts: Sequence[str], *, max_length: int
+) -> tuple[list[Ids], int]:
+    """Token ids of each text and the number of texts that were cut to ``max_length``."""
+    ids: list[Ids] = []
+    num_cut = 0
+    for start in range(0, len(texts), NUM_TEXTS_TOKENIZED):
+        part = list(texts[start : start + NUM_TEXTS_TOKENIZED])
+        # Whole texts first: a cut shows only in the length. verbose=False, since long is fine here.
+        whole = list(tokenizer(part, truncation=False, verbose=False)["input_ids"])
+        too_long = [index for index, tokens in enumerate(whole) if len(tokens) > max_length]
+        if too_long:
+            # The tokenizer itself cuts, because it keeps its special tokens at the ends.
+            again = [part[index] for index in too_long]
+            cut = tokenizer(again, truncation=True, max_length=max_length)["input_ids"]
+            for index, tokens in zip(too_long, cut, strict=True):
+                whole[index] = tokens
+        num_cut += len(too_long)
+        ids.extend(np.asarray(tokens, dtype=np.int32) for tokens in whole)
+    empty = [index for index, tokens in enumerate(ids) if len(tokens) == 0]
+    if empty:
+        raise DataError(
+            f"{len(empty)} of {len(ids)} texts have no token (row {empty[0]}: "
+            f"{texts[empty[0]][:NUM_CHARS_SHOWN]!r}); allowed: text that the tokenizer knows"
+        )
+    return ids, num_cut

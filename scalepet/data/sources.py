@@ -1,0 +1,237 @@
+"""Rows from the hub, from files and from folders; the only importer of datasets.
+
+Remote code never runs: datasets has no loading scripts any more, and nothing here turns on more.
+datasets and pandas are imported inside the functions, because they take a second.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from scalepet.data.rows import Rows, listed
+from scalepet.data.task import FILE_FORMATS, Source
+from scalepet.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetBuilder, DatasetDict
+
+Files = Mapping[str, list[str]]
+
+SLICE_OF_ROWS = re.compile(r"([\w.]+)\[(-?\d*):(-?\d*)\]")
+"""A split with row numbers; one with percentages cannot reach beyond its end."""
+
+
+def load_split(source: Source, split: str) -> Rows:
+    """The rows of our split "train" or "eval".
+
+    Columns of csv files are text, as it stands in the file; an empty field is None.
+
+    Raises:
+        ConfigError: faults of the source, files or folders that do not exist, a hub id that
+            cannot be found or reached, a split expression that names no split or rows beyond it.
+        DataError: what is there cannot be read, or the split has no rows.
+    """
+    import datasets
+
+    faults = source.faults() or missing_files(source)
+    if faults:
+        raise ConfigError(faults)
+    datasets.disable_progress_bars()  # else every rank draws one for each file
+    tables = _load_tables(source)
+    rows = _select(tables, source.expression(split), field=f"task.source.splits.{split}")
+    if len(rows) == 0:
+        raise DataError(
+            f"task.source.splits.{split} {source.expression(split)!r} of {source.path!r} "
+            f"has no rows; splits: {_sizes(tables)}"
+        )
+    return cast(Rows, rows)
+
+
+def rows_of(columns: Mapping[str, list[str]]) -> Rows:
+    """Rows from plain columns of one length."""
+    import datasets
+
+    return cast(Rows, datasets.Dataset.from_dict(dict(columns)))
+
+
+def missing_files(source: Source) -> list[str]:
+    """A fault for each file, pattern or folder of the source that does not exist."""
+    faults = [
+        f"task.source.files.{split} {name!r} does not exist; allowed: local {source.path} files"
+        for split, names in (source.files or {}).items()
+        for name in ([names] if isinstance(names, str) else names)
+        if not _matches(name)
+    ]
+    looks_local = source.path.startswith((".", "/", "~")) or source.path.count("/") > 1
+    if looks_local and not Path(source.path).expanduser().is_dir():
+        faults.append(f"task.source.path {source.path!r} does not exist; allowed: a local folder")
+    return faults
+
+
+def _matches(name: str) -> list[str]:
+    return sorted(glob.glob(str(Path(name).expanduser()), recursive=True))
+
+
+def _load_tables(source: Source) -> DatasetDict:
+    """All splits, memory-mapped."""
+    if source.path in FILE_FORMATS:
+        return _load_files(source.path, _file_lists(source), sep=",")
+    folder = Path(source.path).expanduser()
+    if not folder.is_dir():
+        return _build(source.path, name=source.subset)
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _load_saved(source)
+    config = _builder(str(folder), name=source.subset).config
+    sep = getattr(config, "sep", None)
+    if sep is None:
+        return _build(str(folder), name=source.subset)
+    files = {
+        str(split): [str(file) for file in names] for split, names in config.data_files.items()
+    }
+    return _load_files("csv", files, sep=sep)
+
+
+def _file_lists(source: Source) -> Files:
+    return {
+        split: [
+            file
+            for name in ([names] if isinstance(names, str) else names)
+            for file in _matches(name)
+        ]
+        for split, names in (source.files or {}).items()
+    }
+
+
+def _load_files(file_format: str, files: Files, *, sep: str) -> DatasetDict:
+    options = _csv_options(files, sep=sep) if file_format == "csv" else {}
+    return _build(file_format, data_files=dict(files), **options)
+
+
+def _csv_options(files: Files, *, sep: str) -> dict[str, Any]:
+    """Every column as text, and only an empty field as None.
+
+    The guesses of pandas would read 007 as 7.0 and the words "NA", "null" and "None" as nothing.
+    """
+    from datasets import Features, Value
+
+    headers = {file: _csv_header(file, sep=sep) for names in files.values() for file in names}
+    first, *others = headers
+    faults = [
+        f"{file!r} has the columns {listed(headers[file])}; "
+        f"allowed: those of {first!r}: {listed(headers[first])}"
+        for file in others
+        if headers[file] != headers[first]
+    ]
+    if faults:
+        raise DataError(faults)
+    features = Features({column: Value("string") for column in headers[first]})
+    return {"features": features, "keep_default_na": False, "na_values": [""], "sep": sep}
+
+
+def _csv_header(file: str, *, sep: str) -> list[str]:
+    import pandas
+
+    try:
+        top = pandas.read_csv(file, nrows=1, dtype=str, keep_default_na=False, sep=sep)
+    except Exception as error:
+        raise _unreadable(file, error) from error
+    if not isinstance(top.index, pandas.RangeIndex):
+        # pandas takes surplus fields for row names, which moves every value one column on.
+        raise DataError(
+            f"{file!r}: the first row has more fields than the header {listed(list(top.columns))}; "
+            "allowed: one field for each column"
+        )
+    return list(top.columns)
+
+
+def _load_saved(source: Source) -> DatasetDict:
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    if source.subset is not None:
+        raise ConfigError(
+            f"task.source.subset is {source.subset!r}, but {source.path!r} was made by "
+            "save_to_disk; allowed: no subset"
+        )
+    try:
+        saved = load_from_disk(str(Path(source.path).expanduser()))
+    except Exception as error:
+        raise _unreadable(source.path, error) from error
+    if isinstance(saved, Dataset):
+        return DatasetDict({str(saved.split or "train"): saved})
+    return saved
+
+
+def _builder(path: str, **options: Any) -> DatasetBuilder:
+    from datasets import load_dataset_builder
+
+    try:
+        return load_dataset_builder(path, **options)
+    except Exception as error:
+        subset = options.get("name")
+        raise ConfigError(
+            f"task.source.path {path!r}{f' with subset {subset!r}' if subset else ''} cannot be "
+            f"opened: {_reason(error)}; allowed: {', '.join(FILE_FORMATS)} with files, a local "
+            "folder with data files, or a hub id"
+        ) from error
+
+
+def _build(path: str, **options: Any) -> DatasetDict:
+    from datasets import Dataset, DatasetDict
+
+    builder = _builder(path, **options)
+    try:
+        builder.download_and_prepare()
+        # A split without rows cannot be opened; it stands here empty, to be named if asked for.
+        return DatasetDict(
+            {
+                name: builder.as_dataset(split=name) if info.num_examples else Dataset.from_dict({})
+                for name, info in builder.info.splits.items()
+            }
+        )
+    except Exception as error:
+        files = [str(file) for names in options.get("data_files", {}).values() for file in names]
+        raise _unreadable(listed(files) or path, error) from error
+
+
+def _unreadable(what: str, error: Exception) -> DataError:
+    return DataError(f"{what!r} cannot be read: {_reason(error)}; allowed: a whole, valid file")
+
+
+def _reason(error: Exception) -> str:
+    """The innermost error in one line; datasets wraps what pandas, arrow and json say."""
+    inner: BaseException = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    return f"{type(inner).__name__}: {' '.join(str(inner).split())}"
+
+
+def _select(tables: DatasetDict, expression: str, *, field: str) -> Dataset:
+    from datasets import ReadInstruction, concatenate_datasets
+
+    sizes = {str(name): len(table) for name, table in tables.items()}
+    try:
+        slices = ReadInstruction.from_spec(expression).to_absolute(sizes)
+    except Exception as error:
+        raise ConfigError(
+            f"{field} {expression!r}: {_reason(error)}; allowed: splits and slices of them such as "
+            f'"name[:3000]"; splits: {_sizes(tables)}'
+        ) from error
+    for name, *bounds in SLICE_OF_ROWS.findall(expression):
+        if any(abs(int(bound)) > sizes[name] for bound in bounds if bound not in ("", "-")):
+            raise ConfigError(
+                f"{field} {expression!r} reaches beyond {name!r}; allowed: {sizes[name]} rows"
+            )
+    parts = [
+        tables[part.splitname].select(range(part.from_, max(part.from_, part.to)))
+        for part in slices
+    ]
+    # A saved data set remembers an output format; rows are plain Python values here.
+    return concatenate_datasets(parts).with_format(None)
+
+
+def _sizes(tables: DatasetDict) -> str:
+    return listed([f"{name} ({len(table)} rows)" for name, table in tables.items()])

@@ -1,0 +1,161 @@
+"""What is learnt: plain values that say where rows come from and how they become examples."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Literal
+
+from scalepet.data.metrics import METRICS
+from scalepet.data.template import template_columns, template_fault
+
+Kind = Literal["classification", "sequence_to_sequence"]
+KINDS: tuple[Kind, ...] = ("classification", "sequence_to_sequence")
+
+FILE_FORMATS = ("csv", "json", "parquet")
+DEFAULT_SPLITS = {"train": "train", "eval": "validation"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from.
+
+    Args:
+        path: a hub id ("nyu-mll/glue"), a file format ("csv", "json", "parquet"; needs
+            ``files``) or a local folder (made by ``save_to_disk``, or with data files in it).
+        subset: the configuration of a hub data set, such as "sst2".
+        files: for a file format: split name -> local path, glob or list of them.
+        splits: our names "train" and "eval" -> split expressions of datasets, such as
+            "train[:3000]"; what is not given is "train" and "validation".
+    """
+
+    path: str
+    _: KW_ONLY
+    subset: str | None = None
+    files: dict[str, str | list[str]] | None = None
+    splits: dict[str, str] = field(default_factory=dict)
+
+    def expression(self, split: str) -> str:
+        """The split expression behind our name "train" or "eval"."""
+        return self.splits.get(split, DEFAULT_SPLITS[split])
+
+    def faults(self) -> list[str]:
+        """Everything wrong with these values, without a look at the disk."""
+        faults = []
+        is_files = self.path in FILE_FORMATS
+        if not self.path:
+            faults.append(f"task.source.path is empty; allowed: a hub id, {FILE_FORMATS}, a folder")
+        if is_files and not self.files:
+            faults.append(
+                f"task.source.files is missing; {self.path!r} needs split names with files, "
+                f"as in {{train: train.{self.path}, validation: validation.{self.path}}}"
+            )
+        if self.files and not is_files:
+            faults.append(f"task.source.files goes with path {FILE_FORMATS}, not {self.path!r}")
+        if self.subset is not None and is_files:
+            faults.append(
+                f"task.source.subset {self.subset!r} goes with a hub id, not {self.path!r}"
+            )
+        for name in sorted(self.splits.keys() - DEFAULT_SPLITS.keys()):
+            faults.append(f"task.source.splits has {name!r}; allowed: {', '.join(DEFAULT_SPLITS)}")
+        return faults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task as a plain value; nothing is read and nothing raised until it is used.
+
+    As it stands in the file of a run::
+
+        kind: classification
+        source: {path: csv, files: {train: train.csv, validation: held_out.csv}}
+        template: "Input: {premise} {hypothesis} Output: "
+        target: label
+        labels: [entailment, not_entailment]
+        metrics: [accuracy]
+
+    Args:
+        kind: "classification" or "sequence_to_sequence".
+        source: where the rows come from.
+        template: the text of an example; column names in braces, literal braces doubled.
+        target: the column with the label, or with the target text (or a list of right answers:
+            the first is learnt, all of them are references).
+        labels: class names or label words in class order; empty for classes found in the rows.
+        label_values: raw value -> label word, where raw values are neither label words nor
+            class numbers 0 .. K-1. Compared as text, so 1 and "1" are one key.
+        metrics: names in ``METRICS``; the first one chooses the best checkpoint.
+        max_source_length: tokens an example may have, special tokens included.
+        max_target_length: tokens a target text may have, end token included.
+    """
+
+    kind: Kind
+    source: Source
+    template: str
+    target: str
+    labels: tuple[str, ...] = ()
+    label_values: dict[bool | int | str, str] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ("accuracy",)
+    max_source_length: int = 128
+    max_target_length: int = 128
+
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """The columns that the template uses."""
+        return template_columns(self.template)
+
+    def faults(self) -> list[str]:
+        """Everything wrong with this task and its source, without a look at the disk."""
+        faults = self.source.faults()
+        if self.kind not in KINDS:
+            faults.append(f"task.kind is {self.kind!r}; allowed: {', '.join(KINDS)}")
+        template = template_fault(self.template)
+        if template is not None:
+            faults.append(f"task.template {self.template!r}: {template}")
+        if not self.target:
+            faults.append("task.target is empty; allowed: the name of a column")
+        return faults + self._label_faults() + self._metric_faults() + self._length_faults()
+
+    def _label_faults(self) -> list[str]:
+        if self.kind == "sequence_to_sequence":
+            given = {"labels": self.labels, "label_values": self.label_values}
+            return [
+                f"task.{name} {value!r} goes with kind classification, not {self.kind!r}"
+                for name, value in given.items()
+                if value
+            ]
+        faults = []
+        if len(self.labels) == 1:
+            faults.append(
+                f"task.labels {self.labels!r}: at least two classes, or none to find them"
+            )
+        if len(set(self.labels)) < len(self.labels):
+            faults.append(f"task.labels {self.labels!r}: a label word stands there twice")
+        if not all(word.strip() for word in self.labels):
+            faults.append(f"task.labels {self.labels!r}: a label word is blank")
+        if len({str(value) for value in self.label_values}) < len(self.label_values):
+            faults.append(f"task.label_values {self.label_values!r}: one value stands there twice")
+        for value, word in self.label_values.items():
+            if word not in self.labels:
+                faults.append(
+                    f"task.label_values maps {value!r} to {word!r}; "
+                    f"allowed: {', '.join(self.labels) or 'nothing while task.labels is empty'}"
+                )
+        return faults
+
+    def _metric_faults(self) -> list[str]:
+        allowed = ", ".join(METRICS)
+        faults = [
+            f"task.metrics has {name!r}; allowed: {allowed}"
+            for name in self.metrics
+            if name not in METRICS
+        ]
+        return faults if self.metrics else [f"task.metrics is empty; allowed: {allowed}"]
+
+    def _length_faults(self) -> list[str]:
+        return [
+            f"task.{name} is {getattr(self, name)}; allowed: at least {least} ({why})"
+            for name, least, why in (
+                ("max_source_length", 3, "a token between two special ones"),
+                ("max_target_length", 2, "a token and the end token"),
+            )
+            if getattr(self, name) < least
+        ]

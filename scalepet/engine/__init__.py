@@ -1,0 +1,70 @@
+"""The engine: how a run runs. The only room that knows DeepSpeed, and only once it is needed."""
+
+from scalepet.engine.ds_config import (
+    PRECISIONS,
+    Precision,
+    compose_ds_config,
+    read_ds_file,
+    shipped_names,
+    zero_stage,
+)
+from scalepet.engine.evaluate import Answerer, Answers, answer_all
+from scalepet.engine.files import read_folder, write_folder
+from scalepet.engine.loop import LossSum, StepReport, on_device, train_steps
+from scalepet.engine.parameters import full_shape, load_trained, trained_parameters
+from scalepet.engine.processes import (
+    is_launched,
+    join_processes,
+    leave_processes,
+    peak_memory_bytes,
+    pick_device,
+)
+from scalepet.engine.run_state import (
+    Progress,
+    RunState,
+    load_run_state,
+    on_main,
+    resume,
+    save_run_state,
+)
+from scalepet.engine.schedule import SCHEDULES, Schedule, learning_rate_factor
+from scalepet.engine.sharded import AdamW, Engine, building_into_shards, shard_for_answers
+
+__all__ = [
+    "PRECISIONS",
+    "SCHEDULES",
+    "AdamW",
+    "Answerer",
+    "Answers",
+    "Engine",
+    "LossSum",
+    "Precision",
+    "Progress",
+    "RunState",
+    "Schedule",
+    "StepReport",
+    "answer_all",
+    "building_into_shards",
+    "compose_ds_config",
+    "full_shape",
+    "is_launched",
+    "join_processes",
+    "learning_rate_factor",
+    "leave_processes",
+    "load_run_state",
+    "load_trained",
+    "on_device",
+    "on_main",
+    "peak_memory_bytes",
+    "pick_device",
+    "read_ds_file",
+    "read_folder",
+    "resume",
+    "save_run_state",
+    "shard_for_answers",
+    "shipped_names",
+    "train_steps",
+    "trained_parameters",
+    "write_folder",
+    "zero_stage",
+]

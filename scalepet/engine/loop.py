@@ -1,0 +1,97 @@
+"""The training loop, as a generator: the recipe decides what happens between steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scalepet import dist
+from scalepet.data import Batch, Step
+from scalepet.engine.sharded import Engine
+
+LossSum = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step as it was.
+
+    Attributes:
+        num_steps: how many optimizer steps are done now.
+        epoch: pass over the rows, from 0.
+        loss: mean cross-entropy over the targets of the global batch, in nats, before the step; the
+            same on every rank.
+        learning_rate: of the tuned parameters in this step.
+        gradient_norm: of the whole gradient before clipping; None where DeepSpeed does not tell.
+        num_tokens: source and target tokens of the global batch, without padding.
+        seconds: wall-clock time of the step on this rank.
+    """
+
+    num_steps: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float | None
+    num_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.num_tokens / self.seconds
+
+
+def train_steps(
+    engine: Engine,
+    steps: Iterable[Step],
+    *,
+    loss_sum: LossSum,
+    learning_rate_factor: Callable[[int], float],
+) -> Iterator[StepReport]:
+    """Train on ``steps`` one by one; stop asking and it stops.
+
+    The loss is a mean over the targets of the GLOBAL batch, however it is cut into ranks and
+    micro-batches, so losses and gradients are the same at any world size (up to dropout, whose
+    draws are a rank's own).
+
+    Args:
+        loss_sum: ``(model, tensors) -> ()`` loss summed over the targets of a micro-batch.
+        learning_rate_factor: ``step -> [0, 1]``, what the peak rates are multiplied with.
+    """
+    for step in steps:
+        started = time.perf_counter()
+        engine.in_training.train()
+        engine.set_learning_rate_factor(learning_rate_factor(step.index))
+        loss, num_tokens = _forward_and_backward(engine, step, loss_sum)
+        mean_loss, total_tokens = dist.sum_over_ranks(
+            torch.stack([loss / step.num_targets, loss.new_tensor(num_tokens)])
+        ).tolist()
+        yield StepReport(
+            num_steps=step.index + 1,
+            epoch=step.epoch,
+            loss=mean_loss,
+            learning_rate=engine.learning_rate,
+            gradient_norm=engine.gradient_norm(),
+            num_tokens=round(total_tokens),
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _forward_and_backward(engine: Engine, step: Step, loss_sum: LossSum) -> tuple[Tensor, int]:
+    """This rank's micro-batches and the optimizer's step: the summed loss in fp64, the tokens."""
+    # DeepSpeed divides by both; the loss has its own divisor.
+    scale = engine.num_micro_batches * dist.world_size() / step.num_targets
+    total = torch.zeros((), dtype=torch.float64, device=engine.device)
+    for batch in step.micro_batches:
+        loss = loss_sum(engine.in_training, on_device(batch, engine.device))
+        engine.backward(loss * scale)
+        engine.step()
+        total += loss.detach()
+    return total, sum(batch.num_tokens for batch in step.micro_batches)
+
+
+def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.tensors.items()}

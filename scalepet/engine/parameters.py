@@ -1,0 +1,53 @@
+"""Parameters, whole or in ZeRO-3 shards: names, full shapes and contents, the same to callers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalepet import dist
+from scalepet.engine.processes import quiet_deepspeed
+
+
+@contextlib.contextmanager
+def gathered(parameters: Sequence[nn.Parameter], *, write: bool = False) -> Iterator[None]:
+    """The parameters whole on every rank; with ``write``, what rank 0 changes reaches all."""
+    sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not sharded:
+        yield
+        return
+    deepspeed = quiet_deepspeed()
+    with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0 if write else None):
+        yield
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained, by name; tied parameters once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The shape of the whole parameter, which under ZeRO-3 is not its own."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+@torch.no_grad()
+def load_trained(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Write what is trained in a model, sharded or not, that DeepSpeed has not started on yet."""
+    parameters = trained_parameters(model)
+    assert parameters.keys() == tensors.keys(), parameters.keys() ^ tensors.keys()
+    for name, parameter in parameters.items():
+        with gathered([parameter], write=True):
+            if not hasattr(parameter, "ds_id") or dist.is_main():
+                parameter.copy_(tensors[name])
+
+
+def shard_of(whole: Tensor, parameter: Any) -> Tensor:
+    """This rank's part of a tensor, as ZeRO-3 cuts it: equal parts, zeros behind the end."""
+    size = parameter.ds_tensor.numel()
+    padded = torch.nn.functional.pad(whole.flatten(), (0, size * dist.world_size() - whole.numel()))
+    return padded.narrow(0, size * dist.rank(), size)

@@ -1,0 +1,129 @@
+"""Join the processes of a run: device, process group, and a DeepSpeed that needs no compiler."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+import warnings
+from datetime import timedelta
+
+import torch
+
+from scalepet.errors import LaunchError
+
+DEFAULT_TIMEOUT_SECONDS = 1800
+"""How long a collective waits for the others.
+
+Rank 0 may read a large checkpoint for minutes before it joins one.
+"""
+
+_SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def is_launched() -> bool:
+    """Whether a launcher (deepspeed, torchrun, srun) has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def pick_device() -> torch.device:
+    """The GPU of this rank, or the CPU where the machine has none.
+
+    Raises:
+        LaunchError: more ranks than GPUs on this machine.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= torch.cuda.device_count():
+        raise LaunchError(
+            f"local rank {local_rank} has no GPU: this machine shows {torch.cuda.device_count()};"
+            " start at most one process a GPU (deepspeed --num_gpus, CUDA_VISIBLE_DEVICES)"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def join_processes(*, timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS) -> torch.device:
+    """Start the process group through DeepSpeed and return this rank's device. Safe to call again.
+
+    A process that no launcher started becomes a group of one.
+
+    Raises:
+        LaunchError: the environment of the launcher is not whole, or the group cannot be formed.
+    """
+    device = pick_device()
+    if "RANK" not in os.environ and not is_launched():
+        _become_a_group_of_one()
+    missing = [name for name in _SET_BY_LAUNCHERS if name not in os.environ]
+    if missing:
+        there = [name for name in _SET_BY_LAUNCHERS if name in os.environ]
+        raise LaunchError(
+            f"the environment has {', '.join(there)} but lacks {', '.join(missing)};"
+            " start through deepspeed, torchrun or srun with ranks exported"
+        )
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Groups that DeepSpeed makes itself take their timeout from here, not from init_distributed.
+    os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, timeout_seconds // 60)))
+    deepspeed = quiet_deepspeed()
+    try:
+        deepspeed.init_distributed(
+            dist_backend="nccl" if device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise LaunchError(
+            f"rank {os.environ['RANK']} cannot join the group at {address}: {error}"
+        ) from error
+    return device
+
+
+def leave_processes() -> None:
+    """Wait for all, then take the group down: a rank that just ends can abort the others."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held: of its GPU where it has one, else of the host."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _become_a_group_of_one() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(
+        RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+
+
+def quiet_deepspeed():  # type: ignore[no-untyped-def]
+    """Import DeepSpeed, without its chatter and without its shared-memory op for CPUs.
+
+    That op is compiled at the first start (minutes, a compiler needed), and a compile that was
+    killed leaves a lock on which every later start waits for ever. Marked incompatible, DeepSpeed
+    takes gloo instead.
+    """
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed
+        import deepspeed.ops
+        from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # DeepSpeed calls collectives by names that torch is about to change, once a gather.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__, "DeepSpeed has renamed the op"
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -1,0 +1,124 @@
+"""A stopped run, so that it can go on: trained tensors, optimizer, progress, random states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scalepet import dist
+from scalepet.engine.files import read_folder, write_folder
+from scalepet.engine.sharded import Engine
+from scalepet.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        num_steps: optimizer steps done.
+        best_step: the evaluated step with the best score, 0 if none yet.
+        best_score: its score.
+        num_bad_evaluations: evaluations since then, for early stopping.
+    """
+
+    num_steps: int = 0
+    best_step: int = 0
+    best_score: float | None = None
+    num_bad_evaluations: int = 0
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What ``save_run_state`` wrote: tensors whole and in fp32, whatever the sharding was."""
+
+    progress: Progress
+    fingerprint: Mapping[str, Any]
+    trained: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+    random_states: Mapping[str, Tensor]
+
+
+def save_run_state(
+    folder: Path, engine: Engine, *, progress: Progress, fingerprint: Mapping[str, Any]
+) -> None:
+    """Write the state. All ranks together; rank 0 writes, and all fail if it cannot.
+
+    Args:
+        fingerprint: what must be the same where the run goes on (backbone, mask, data).
+    """
+    trained, moments = engine.read_trained(), engine.read_optimizer()
+    random_states = {}
+    for rank, states in enumerate(dist.all_gather_objects(_random_states())):
+        random_states.update({f"{name}/{rank}": state for name, state in states.items()})
+    tensors = {
+        **{f"trained/{name}": tensor for name, tensor in trained.items()},
+        **{f"moments/{name}": tensor for name, tensor in moments.items()},
+        **{f"random/{name}": tensor for name, tensor in random_states.items()},
+    }
+    record = {"progress": asdict(progress), "fingerprint": dict(fingerprint)}
+    on_main(lambda: write_folder(folder, tensors=tensors, record=record))
+
+
+def on_main(write: Callable[[], None]) -> None:
+    """Let rank 0 do it; its failure is the failure of all ranks."""
+    dist.together(lambda: write() if dist.is_main() else None)
+
+
+def load_run_state(folder: Path, *, fingerprint: Mapping[str, Any]) -> RunState:
+    """Read the state.
+
+    Raises:
+        CheckpointError: it is not whole, or belongs to another backbone, mask or data; every
+            difference is listed.
+    """
+    tensors, record = read_folder(folder)
+    try:
+        progress, theirs = Progress(**record["progress"]), dict(record["fingerprint"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} holds no state of a run: {error!r}") from error
+    differences = [
+        f"{folder}: {name} was {theirs.get(name)!r}, this run has {fingerprint.get(name)!r};"
+        " a run goes on as it began"
+        for name in sorted({*theirs, *fingerprint})
+        if theirs.get(name) != fingerprint.get(name)
+    ]
+    if differences:
+        raise CheckpointError(differences)
+    parts: dict[str, dict[str, Tensor]] = {"trained": {}, "moments": {}, "random": {}}
+    for name, tensor in tensors.items():
+        part, inner = name.split("/", 1)
+        parts[part][inner] = tensor
+    return RunState(progress, theirs, parts["trained"], parts["moments"], parts["random"])
+
+
+def resume(engine: Engine, state: RunState, *, any_loss: Callable[[], Tensor]) -> None:
+    """Put the optimizer and the random states where they were.
+
+    The trained tensors are in the model already.
+    """
+    engine.restore(
+        state.trained, state.moments, num_steps=state.progress.num_steps, any_loss=any_loss
+    )
+    _restore_random_states(state.random_states)
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random_states(states: Mapping[str, Tensor]) -> None:
+    """This rank's states; a rank that did not exist then keeps its fresh ones."""
+    rank = dist.rank()
+    if f"cpu/{rank}" in states:
+        torch.set_rng_state(states[f"cpu/{rank}"])
+    if f"cuda/{rank}" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[f"cuda/{rank}"])

@@ -1,0 +1,241 @@
+"""The door to DeepSpeed: build a model into shards, start the engine, read and write what is
+trained.
+
+Everything below this file sees ordinary modules and full tensors; everything that knows how ZeRO
+keeps them is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scalepet.backbones import building_under
+from scalepet.engine.ds_config import zero_stage
+from scalepet.engine.parameters import full_shape, shard_of, trained_parameters
+from scalepet.engine.processes import quiet_deepspeed
+
+
+@contextlib.contextmanager
+def building_into_shards(ds_config: Mapping[str, Any]) -> Iterator[None]:
+    """Models loaded inside are ZeRO-3 shards from their first module on; else no effect."""
+    if zero_stage(ds_config) < 3:
+        yield
+        return
+    quiet_deepspeed()
+    with building_under(ds_config):
+        yield
+
+
+def shard_for_answers(model: nn.Module, ds_config: Mapping[str, Any]) -> nn.Module:
+    """A model that was built into shards, ready to be called on all ranks together; nothing is
+    trained.
+
+    Other stages than 3 hold the model whole, and need nothing.
+    """
+    if zero_stage(ds_config) < 3:
+        return model
+    deepspeed = quiet_deepspeed()
+    model.requires_grad_(False)
+    engine, *_ = deepspeed.initialize(model=model, config=dict(ds_config))
+    return engine.module  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Decoupled weight decay; one learning rate for the tuned parameters and one for the head."""
+
+    learning_rate: float
+    head_learning_rate: float
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Engine:
+    """A model that DeepSpeed trains.
+
+    Args:
+        model: frozen but for what a method and the head train; built inside
+            ``building_into_shards``.
+        head_names: the trained parameters that get the head's learning rate.
+        optimizer: its settings.
+        ds_config: as ``compose_ds_config`` makes it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        head_names: Sequence[str],
+        optimizer: AdamW,
+        ds_config: Mapping[str, Any],
+    ) -> None:
+        deepspeed = quiet_deepspeed()
+        trained = trained_parameters(model)
+        head = [p for name, p in trained.items() if name in set(head_names)]
+        tuned = [p for name, p in trained.items() if name not in set(head_names)]
+        groups = [
+            {"params": params, "lr": rate, "peak_lr": rate}
+            for params, rate in (
+                (tuned, optimizer.learning_rate),
+                (head, optimizer.head_learning_rate),
+            )
+            if params  # an empty group breaks DeepSpeed
+        ]
+        adamw = torch.optim.AdamW(
+            groups,
+            betas=optimizer.betas,
+            eps=optimizer.epsilon,
+            weight_decay=optimizer.weight_decay,
+        )
+        self.stage = zero_stage(ds_config)
+        self.num_micro_batches = int(ds_config["gradient_accumulation_steps"])
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=adamw,
+            model_parameters=list(trained.values()),
+            config=dict(ds_config),
+        )
+
+    @property
+    def module(self) -> nn.Module:
+        """The bare model with DeepSpeed's hooks on it: call it for evaluation and generation."""
+        return self._engine.module  # type: ignore[no-any-return]
+
+    @property
+    def in_training(self) -> nn.Module:
+        """What to call for a loss that goes backward: DeepSpeed counts micro-batches by these
+        calls.
+
+        At stage 3 a call of the bare module instead would silently keep the last micro-batch's
+        gradient alone.
+        """
+        return self._engine  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._engine.device)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether every forward is a collective of all ranks."""
+        return self.stage == 3
+
+    @property
+    def num_trained(self) -> int:
+        """How many numbers are trained, over all ranks."""
+        return sum(math.prod(full_shape(p)) for p in trained_parameters(self.module).values())
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of ``loss``, averaged over ranks and micro-batches."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """After each micro-batch; the optimizer moves on the last one of a step."""
+        self._engine.step()
+
+    def set_learning_rate_factor(self, factor: float) -> None:
+        """The learning rate of every group becomes ``factor`` times its peak."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = factor * group["peak_lr"]
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the tuned parameters (of the head where nothing else trains), as set."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def gradient_norm(self) -> float | None:
+        """Norm of the last step's gradient before clipping, where DeepSpeed knows it."""
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def read_trained(self) -> dict[str, Tensor]:
+        """The trained parameters, whole, in fp32 on the CPU. All ranks together."""
+        return {
+            name: self._read(parameter)
+            for name, parameter in trained_parameters(self.module).items()
+        }
+
+    def read_optimizer(self) -> dict[str, Tensor]:
+        """Both Adam moments of every trained parameter as ``NAME/exp_avg`` and so on.
+
+        All ranks together, after a step.
+        """
+        return {
+            f"{name}/{moment}": self._read(parameter, moment)
+            for name, parameter in trained_parameters(self.module).items()
+            for moment in _MOMENTS
+        }
+
+    def restore(
+        self,
+        trained: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
+        *,
+        num_steps: int,
+        any_loss: Callable[[], Tensor],
+    ) -> None:
+        """Go on where ``read_trained`` and ``read_optimizer`` were called, whatever the stage and
+        world size then and now.
+
+        The working copies must hold the same numbers already (``load_trained`` before the start).
+        DeepSpeed makes its optimizer states in the first step, so one step with zero gradients and
+        zero rate makes them here.
+
+        Args:
+            num_steps: optimizer steps that were done; Adam corrects its bias by it.
+            any_loss: runs a forward of the model; its value does not matter.
+        """
+        self.set_learning_rate_factor(0.0)
+        for _ in range(self.num_micro_batches):
+            self.backward(any_loss() * 0.0)
+            self.step()
+        for name, parameter in trained_parameters(self.module).items():
+            self._write(parameter, trained[name])
+            for moment in _MOMENTS:
+                self._write(parameter, moments[f"{name}/{moment}"], moment)
+        for state in self._optimizer.state.values():
+            state["step"].fill_(num_steps)
+
+    def _read(self, parameter: nn.Parameter, moment: str | None = None) -> Tensor:
+        """The fp32 master of a trained parameter, or one of its moments, whole, on the CPU."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if self.stage == 0:  # plain torch: the parameter is its own master
+            whole = parameter if moment is None else self._optimizer.state[parameter][moment]
+        elif moment is None:
+            whole = safe_get_full_fp32_param(parameter)
+        else:
+            whole = safe_get_full_optimizer_state(parameter, moment)
+        assert whole is not None, "DeepSpeed gives no master copy"
+        return whole.detach().to("cpu", torch.float32, copy=True).reshape(full_shape(parameter))
+
+    def _write(self, parameter: nn.Parameter, whole: Tensor, moment: str | None = None) -> None:
+        from deepspeed import utils
+
+        whole = whole.to(self.device, torch.float32)
+        if self.stage == 0:
+            target = parameter.data if moment is None else self._optimizer.state[parameter][moment]
+            target.copy_(whole)
+        elif self.stage == 3:
+            # The full setters fail on the last rank where the size is no multiple of the world
+            # size: write shards.
+            shard = shard_of(whole, parameter)
+            if moment is None:
+                utils.safe_set_local_fp32_param(parameter, shard)
+            else:
+                utils.safe_set_local_optimizer_state(parameter, shard, moment)
+        elif moment is None:
+            utils.safe_set_full_fp32_param(parameter, whole)
+        else:
+            utils.safe_set_full_optimizer_state(parameter, whole, moment)

@@ -1,0 +1,71 @@
+"""What scalepet says when it cannot go on: one clear message, every fault at once.
+
+A ``ScalepetError`` is the user's to mend (a value, a file, a machine) and ends a run with exit code
+2 and no traceback. Our own mistakes are ``assert`` and keep theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+
+class ScalepetError(Exception):
+    """Base of every error that is shown to the user in plain words.
+
+    Args:
+        faults: one message, or all of them; each names the thing, its value and what is allowed.
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        assert self.faults, "an error without a fault"
+        super().__init__("\n".join(self.faults))
+
+    def __reduce__(self) -> tuple[type[ScalepetError], tuple[tuple[str, ...]]]:
+        """Pickle by faults, so that an error can cross to other ranks."""
+        return (type(self), (self.faults,))
+
+
+class ConfigError(ScalepetError):
+    """The run as described cannot be: a config value, a missing file, a missing device."""
+
+
+class DataError(ScalepetError):
+    """The data is not what the config says it is: columns, labels, empty or broken rows."""
+
+
+class CheckpointError(ScalepetError):
+    """A saved adapter or run state that does not fit, is not whole, or cannot be written."""
+
+
+class LaunchError(ScalepetError):
+    """The processes of a run cannot start or find each other."""
+
+
+class Faults(list[str]):
+    """Goes on after a fault, so that the user sees all of them at once::
+
+    faults = Faults()
+    for folder in folders:
+        with faults.noted():
+            read(folder)
+    faults.raise_any()
+    """
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Keeps the faults of a ``ScalepetError`` that is raised inside."""
+        try:
+            yield
+        except ScalepetError as error:
+            self.extend(error.faults)
+
+    def raise_any(self) -> None:
+        """Returns if there is no fault.
+
+        Raises:
+            ConfigError: with all of them.
+        """
+        if self:
+            raise ConfigError(self)

@@ -1,0 +1,156 @@
+"""Adapters: what was trained, and all that is needed to put it on its backbone again.
+
+A few kilobytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import scalepet
+from scalepet import backbones, engine
+from scalepet.build import Plan, plan_run
+from scalepet.config import RunConfig, check_config, plain
+from scalepet.errors import CheckpointError
+
+FORMAT = 1
+
+
+def save_adapter(
+    folder: Path,
+    plan: Plan,
+    tensors: Mapping[str, Tensor],
+    *,
+    num_steps: int,
+    metrics: Mapping[str, float],
+) -> None:
+    """Write the trained tensors (safetensors), the config, the mask's record and a card for people.
+
+    Raises:
+        CheckpointError: the folder cannot be written; what was there before is kept.
+    """
+    record = {
+        "format": FORMAT,
+        "scalepet": scalepet.__version__,
+        "config": plain(plan.config),
+        "labels": list(plan.task.labels),
+        "backbone_fingerprint": backbones.fingerprint(plan.backbone, plan.model_config),
+        "method": plan.method.record(),
+        "num_steps": num_steps,
+        "metrics": dict(metrics),
+    }
+    card = _card(plan, tensors, num_steps=num_steps, metrics=metrics)
+    engine.write_folder(folder, tensors=tensors, record=record, texts={"README.md": card})
+
+
+def _card(
+    plan: Plan, tensors: Mapping[str, Tensor], *, num_steps: int, metrics: Mapping[str, float]
+) -> str:
+    total = sum(tensor.numel() for tensor in tensors.values())
+    tuned = plan.method.num_parameters
+    head = total - tuned
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
+    labels = f"- labels: {', '.join(plan.task.labels)}\n" if plan.task.labels else ""
+    return f"""# scalepet adapter for {plan.config.backbone.path}
+
+{total:,} trained numbers: {tuned:,} of the method `{plan.config.method.name}`, {head:,} of the head.
+The backbone ({plan.num_backbone_parameters:,} parameters) is not in here.
+
+- task: {plan.task.kind}, source `{plan.task.source.path}`
+- template: `{plan.task.template}`
+{labels}- trained for {num_steps:,} steps with scalepet {scalepet.__version__}
+
+| metric | on the evaluation split |
+|---|---|
+{scores}
+
+Use it: `scalepet predict THIS_FOLDER --text "..."`
+"""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A saved adapter whose plan fits its backbone; tensors on the CPU."""
+
+    plan: Plan
+    tensors: Mapping[str, Tensor]
+
+
+def open_adapter(
+    folder: Path, *, overrides: Mapping[str, Any], other_weights: bool = False
+) -> Adapter:
+    """Read an adapter and plan its model.
+
+    Args:
+        folder: of the adapter, or the run folder that holds it.
+        overrides: config fields to replace, nested.
+        other_weights: accept a backbone whose weights are not those that it was trained on.
+
+    Raises:
+        CheckpointError: it is not whole, or was trained on another backbone or mask; values of both
+            are shown.
+        ConfigError: the backbone is not there.
+    """
+    if (folder / "adapter").exists():
+        folder = folder / "adapter"
+    tensors, record = engine.read_folder(folder)
+    if record.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder}: format {record.get('format')!r}; this scalepet reads {FORMAT}"
+        )
+    config = check_config(merge(record["config"], overrides))
+    plan = plan_run(config, _task_with_labels(config, record["labels"]))
+    faults = []
+    if plan.method.record() != record["method"]:
+        faults.append(
+            f"{folder} was trained as {record['method']}, which comes out as {plan.method.record()}"
+            f" on {config.backbone.path}; allowed: the backbone that it was trained on"
+        )
+    here = backbones.fingerprint(plan.backbone, plan.model_config)
+    if here != record["backbone_fingerprint"] and not other_weights:
+        faults.append(
+            f"{folder} was trained on weights {record['backbone_fingerprint']},"
+            f" {config.backbone.path} holds {here};"
+            " --other-weights if you know that they are the same (converted, cut anew)"
+        )
+    if faults:
+        raise CheckpointError(faults)
+    return Adapter(plan, tensors)
+
+
+def _task_with_labels(config: RunConfig, labels: Sequence[str]) -> Any:
+    return dataclasses.replace(config.task, labels=tuple(labels))
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values of ``overrides`` in place of those in ``base``."""
+    merged = dict(base)
+    for name, value in overrides.items():
+        inner = merged.get(name)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        merged[name] = merge(inner, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def load_adapter(model: Any, adapter: Adapter, *, folder: Path) -> None:
+    """Put the tensors on a model that its plan has been attached to, sharded or not.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    there = {name: engine.full_shape(p) for name, p in engine.trained_parameters(model).items()}
+    here = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
+    faults = [
+        f"{folder}: {name} is {here.get(name)} in the adapter, {there.get(name)} in the model"
+        for name in sorted({*here, *there})
+        if here.get(name) != there.get(name)
+    ]
+    if faults:
+        raise CheckpointError(faults)
+    engine.load_trained(model, adapter.tensors)

@@ -1,0 +1,227 @@
+"""Fine-tune: the whole story of one run, from a config to an adapter."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from scalepet import build, data, dist, engine
+from scalepet.config import RunConfig, plain
+from scalepet.engine import Engine, Progress, StepReport
+from scalepet.errors import ScalepetError
+from scalepet.recipes import screen
+from scalepet.recipes.adapter import save_adapter
+from scalepet.recipes.prepare import Prepared, fingerprint, majority, prepare
+from scalepet.recipes.run_folder import ADAPTER, STATE, describe_run, write_result
+from scalepet.tracking import Trackers, open_trackers, track_steps
+
+
+def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
+    """Train, evaluate, keep the best adapter and the state of the run. Called on every rank.
+
+    Args:
+        resume: go on where the run in the folder stopped; start where there is none.
+
+    Raises:
+        ScalepetError: on all ranks alike.
+    """
+    engine.join_processes()
+    prepared = dist.together(lambda: prepare(config, resume=resume))
+    runner, progress = _start(prepared)
+    trackers = _open_run(prepared, runner, progress, console)
+    started = time.perf_counter()
+    with trackers:
+        if progress.num_steps == 0:
+            scores = _evaluate(prepared, runner)
+            trackers.log(0, scores, kind="eval")
+        for report in _steps(prepared, runner, progress, console):
+            if not math.isfinite(report.loss):
+                raise ScalepetError(
+                    f"the loss is {report.loss} at step {report.num_steps};"
+                    " the state of the last evaluation is kept."
+                    " Try a smaller train.learning_rate, or precision: fp32"
+                )
+            if report.num_steps % config.train.log_every == 0:
+                trackers.log(report.num_steps, _train_values(report), kind="train")
+            if not _is_evaluated(prepared, report.num_steps):
+                continue
+            scores = _evaluate(prepared, runner)
+            trackers.log(report.num_steps, scores, kind="eval")
+            progress = _judge(prepared, runner, progress, scores, report.num_steps)
+            engine.save_run_state(
+                config.output / STATE, runner, progress=progress, fingerprint=fingerprint(prepared)
+            )
+            if _has_stalled(config, progress):
+                break
+    _conclude(prepared, progress, seconds=time.perf_counter() - started, console=console)
+    engine.leave_processes()
+
+
+def _start(prepared: Prepared) -> tuple[Engine, Progress]:
+    """Load, shard and, where the run was stopped, put everything back where it was."""
+    plan, config = prepared.plan, prepared.plan.config
+    state = None
+    if prepared.has_state:
+        expected = fingerprint(prepared)
+        state = dist.together(
+            lambda: engine.load_run_state(config.output / STATE, fingerprint=expected)
+        )
+    model, head_names = dist.together(lambda: build.load_and_attach(plan, prepared.ds_config))
+    if state is not None:
+        engine.load_trained(model, state.trained)
+    runner = Engine(
+        model,
+        head_names=head_names,
+        optimizer=build.optimizer_of(config),
+        ds_config=prepared.ds_config,
+    )
+    # Dropout is a rank's own; what ranks share (the start of the head) is drawn by now, the order
+    # of rows apart.
+    torch.manual_seed(config.seed + 1 + dist.rank())
+    if state is None:
+        return runner, Progress()
+    batch = engine.on_device(prepared.loader.step(0).micro_batches[0], runner.device)
+    engine.resume(runner, state, any_loss=lambda: plan.loss_sum(runner.in_training, batch))
+    return runner, state.progress
+
+
+def _open_run(prepared: Prepared, runner: Engine, progress: Progress, console: Console) -> Trackers:
+    """On rank 0: write what the run is, show it, and open its logs."""
+    num_trained = runner.num_trained
+    if not dist.is_main():
+        return Trackers()
+    plan, config = prepared.plan, prepared.plan.config
+    counts = {
+        "trained": num_trained,
+        "masked": plan.method.num_parameters,
+        "head": num_trained - plan.method.num_parameters,
+        "backbone": plan.num_backbone_parameters,
+    }
+    describe_run(plan, counts=counts, majority=majority(prepared.eval))
+    screen.introduce(
+        console, prepared, counts=counts, device=runner.device, resumed_at=progress.num_steps
+    )
+    last_step = progress.num_steps or -1
+    if config.wandb.mode == "off":
+        return open_trackers(config.output, last_step=last_step)
+    return open_trackers(
+        config.output,
+        last_step=last_step,
+        wandb_project=config.wandb.project,
+        mode=config.wandb.mode,
+        config=plain(config),
+    )
+
+
+def _steps(prepared: Prepared, runner: Engine, progress: Progress, console: Console) -> Any:
+    """The optimizer steps that are left, under a progress bar."""
+    config, num_left = prepared.plan.config, prepared.num_steps - progress.num_steps
+    if _has_stalled(config, progress):
+        num_left = 0
+    num_warmup_steps = round(config.train.warmup * prepared.num_steps)
+    reports = engine.train_steps(
+        runner,
+        itertools.islice(prepared.loader.steps(progress.num_steps), num_left),
+        loss_sum=prepared.plan.loss_sum,
+        learning_rate_factor=lambda step: engine.learning_rate_factor(
+            config.train.schedule,
+            step,
+            num_steps=prepared.num_steps,
+            num_warmup_steps=num_warmup_steps,
+        ),
+    )
+    return track_steps(
+        reports,
+        total=prepared.num_steps,
+        start=progress.num_steps,
+        describe=lambda report: {
+            "loss": report.loss,
+            "lr": report.learning_rate,
+            "tokens_per_second": report.tokens_per_second,
+        },
+        shown=dist.is_main(),
+        console=console,
+    )
+
+
+def _train_values(report: StepReport) -> dict[str, float]:
+    values = {
+        "loss": report.loss,
+        "lr": report.learning_rate,
+        "epoch": report.epoch,
+        "tokens_per_second": report.tokens_per_second,
+        "step_seconds": report.seconds,
+    }
+    return (
+        values
+        if report.gradient_norm is None
+        else {**values, "gradient_norm": report.gradient_norm}
+    )
+
+
+def _is_evaluated(prepared: Prepared, num_steps: int) -> bool:
+    every = prepared.plan.config.train.evaluate_every or prepared.loader.steps_per_epoch
+    return num_steps % every == 0 or num_steps == prepared.num_steps
+
+
+def _evaluate(prepared: Prepared, runner: Engine) -> dict[str, float]:
+    """Scores of the evaluation split as ``eval/accuracy`` and so on, the same on every rank."""
+    plan = prepared.plan
+    answers = engine.answer_all(
+        runner.module,
+        prepared.eval,
+        build.answerer_of(plan, all_ranks_together=runner.is_sharded),
+        micro_batch_size=plan.config.evaluate.micro_batch_size,
+        pad_id=plan.tokenizer.pad_token_id,
+        device=runner.device,
+    )
+    scores = data.score(
+        plan.task.metrics, predictions=answers.texts, references=prepared.eval.references
+    )
+    assert answers.loss is not None
+    return {"eval/loss": answers.loss, **{f"eval/{name}": value for name, value in scores.items()}}
+
+
+def _judge(
+    prepared: Prepared, runner: Engine, progress: Progress, scores: dict[str, float], num_steps: int
+) -> Progress:
+    """Keep the adapter if its first metric is the best so far."""
+    plan = prepared.plan
+    score = scores[f"eval/{plan.task.metrics[0]}"]
+    if progress.best_score is not None and score <= progress.best_score:
+        return dataclasses.replace(
+            progress, num_steps=num_steps, num_bad_evaluations=progress.num_bad_evaluations + 1
+        )
+    tensors = runner.read_trained()
+    folder = plan.config.output / ADAPTER
+    engine.on_main(lambda: save_adapter(folder, plan, tensors, num_steps=num_steps, metrics=scores))
+    return Progress(num_steps=num_steps, best_step=num_steps, best_score=score)
+
+
+def _has_stalled(config: RunConfig, progress: Progress) -> bool:
+    patience = config.train.patience
+    return patience is not None and progress.num_bad_evaluations >= patience
+
+
+def _conclude(prepared: Prepared, progress: Progress, *, seconds: float, console: Console) -> None:
+    """Write result.json and say what came out. All ranks together."""
+    peak_bytes = max(dist.all_gather_objects(engine.peak_memory_bytes()))
+    if not dist.is_main():
+        return
+    folder, metric = prepared.plan.config.output, prepared.plan.task.metrics[0]
+    _, record = engine.read_folder(folder / ADAPTER)
+    result = {
+        "best_step": progress.best_step,
+        "metrics": record["metrics"],
+        "num_steps": progress.num_steps,
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak_bytes,
+    }
+    write_result(folder, result)
+    screen.conclude(console, prepared, result, metric=metric, majority=majority(prepared.eval))

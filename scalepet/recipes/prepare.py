@@ -1,0 +1,87 @@
+"""All that can be wrong with a run is found here, before a weight is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from scalepet import backbones, build, data, engine
+from scalepet.build import Plan
+from scalepet.config import RunConfig, plain
+from scalepet.data import Encoded, Rows, TrainLoader
+from scalepet.recipes.run_folder import open_run_folder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to load its weights."""
+
+    plan: Plan
+    train: Encoded
+    eval: Encoded
+    loader: TrainLoader
+    ds_config: dict[str, Any]
+    num_steps: int
+    has_state: bool
+
+
+def prepare(config: RunConfig, *, resume: bool) -> Prepared:
+    """Everything that can be wrong is wrong here: before a weight is loaded."""
+    faults = build.Faults()
+    with faults.noted():
+        engine.read_ds_file(config.deepspeed)
+    task = config.task
+    rows: dict[str, Rows] = {}
+    with faults.noted():
+        task, rows = build.load_rows(config)
+    plan = None
+    with faults.noted():
+        plan = build.plan_run(config, task)
+    faults.raise_any()
+    assert plan is not None
+    encoded = build.encode_splits(plan, rows)
+    loader = build.train_loader(plan, encoded["train"])
+    return Prepared(
+        plan=plan,
+        train=encoded["train"],
+        eval=encoded["eval"],
+        loader=loader,
+        ds_config=build.ds_config_of(plan, loader),
+        num_steps=config.train.steps
+        or math.ceil((config.train.epochs or 0) * loader.steps_per_epoch),
+        has_state=open_run_folder(plan, resume=resume),
+    )
+
+
+def fingerprint(prepared: Prepared) -> dict[str, Any]:
+    """What may not change between the parts of one run. World size, sharding and output may."""
+    config = plain(prepared.plan.config)
+    return {
+        "backbone": backbones.fingerprint(prepared.plan.backbone, prepared.plan.model_config),
+        "method": prepared.plan.method.record(),
+        "labels": list(prepared.plan.task.labels),
+        "train rows": prepared.train.fingerprint,
+        "seed": config["seed"],
+        "precision": config["precision"],
+        "optimizer": {
+            name: config["train"][name]
+            for name in (
+                "batch_size",
+                "learning_rate",
+                "head_learning_rate",
+                "weight_decay",
+                "schedule",
+                "warmup",
+                "clip",
+            )
+        },
+        "steps": prepared.num_steps,
+    }
+
+
+def majority(rows: Encoded) -> float | None:
+    """The score of always saying the most frequent class; None where answers are texts."""
+    return (
+        data.majority_share([str(r) for r in rows.references]) if rows.classes is not None else None
+    )

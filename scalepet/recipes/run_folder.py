@@ -1,0 +1,98 @@
+"""What a run leaves behind: everything a table, a figure or the next process needs, as data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import scalepet
+from scalepet import dist
+from scalepet.build import Plan
+from scalepet.config import plain
+from scalepet.errors import CheckpointError
+from scalepet.tracking import without_secrets
+
+ADAPTER = "adapter"
+STATE = "state"
+
+_LIBRARIES = ("torch", "deepspeed", "transformers", "datasets", "numpy")
+
+
+def open_run_folder(plan: Plan, *, resume: bool) -> bool:
+    """Make the folder; whether there is a state in it to go on from.
+
+    Raises:
+        CheckpointError: it cannot be written, or holds a run already and ``resume`` is not asked
+            for.
+    """
+    folder = plan.config.output
+    has_state = (folder / STATE).exists() or (folder / f"{STATE}.old").exists()
+    if (folder / "metrics.jsonl").exists() and not resume:
+        raise CheckpointError(
+            f"output: {folder} holds a run already;"
+            " allowed: --resume to go on with it, or output=ANOTHER_FOLDER"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CheckpointError(f"output: {folder} cannot be written ({error.strerror})") from error
+    return has_state
+
+
+def describe_run(plan: Plan, *, counts: Mapping[str, int], majority: float | None) -> None:
+    """Write config.yaml and run.json: what ran, its versions, its commit, its command."""
+    folder = plan.config.output
+    config = yaml.safe_dump(plain(plan.config), sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    record = {
+        "scalepet": scalepet.__version__,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "git_commit": _git_commit(),
+        "command": without_secrets(sys.argv),
+        "world_size": dist.world_size(),
+        "method": plan.config.method.name,
+        "counts": dict(counts),
+        "majority": majority,
+    }
+    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    (folder / "result.json").write_text(json.dumps(dict(result), indent=2) + "\n", encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, with a + where files differ from it; None outside of a checkout."""
+    folder = Path(scalepet.__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(folder), "status", "--porcelain"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")

@@ -1,0 +1,20 @@
+"""What a run says while it goes: metrics.jsonl always, wandb when asked, a progress bar."""
+
+from scalepet.tracking.jsonl import JsonlTracker, read_records
+from scalepet.tracking.progress import track_steps
+from scalepet.tracking.redact import without_secrets
+from scalepet.tracking.tracker import Tracker, Trackers, Value, open_trackers
+from scalepet.tracking.wandb import WandbMode, WandbTracker
+
+__all__ = [
+    "JsonlTracker",
+    "Tracker",
+    "Trackers",
+    "Value",
+    "WandbMode",
+    "WandbTracker",
+    "open_trackers",
+    "read_records",
+    "track_steps",
+    "without_secrets",
+]

@@ -1,0 +1,101 @@
+"""metrics.jsonl: one line of JSON a record, written at once, each step once."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scalepet.errors import CheckpointError
+from scalepet.tracking.redact import without_secrets
+
+Record = dict[str, Any]
+OWN_FIELDS = ("step", "kind", "seconds")
+
+
+class JsonlTracker:
+    """Appends records to a file so that a killed run loses none that it logged.
+
+    A line is ``{"step": 20, "kind": "train", "seconds": 3.21, "loss": 0.71, ...}``. ``seconds``
+    counts the working time of the run up to the record, over all its resumes. What is not a finite
+    number is written as ``NaN`` or ``Infinity``, which Python's json reads back.
+
+    Args:
+        path: the file; it and its folder are made when missing, records in it are kept.
+
+    Raises:
+        CheckpointError: if the file holds a line that is no record; a half-written last line is
+            what a kill leaves, and is dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._continue_after(read_records(path) if path.exists() else [])
+
+    def log(self, step: int, values: Mapping[str, float | int | str], *, kind: str) -> None:
+        """Appends one record; ``values`` may not name step, kind or seconds, which are added."""
+        assert not values.keys() & set(OWN_FIELDS), f"{OWN_FIELDS} are the tracker's: {values}"
+        seconds = round(time.monotonic() - self._start_seconds, 3)
+        self._write({"step": step, "kind": kind, "seconds": seconds, **without_secrets(values)})
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the records of later steps, which a resumed run makes again."""
+        self._file.close()
+        self._continue_after([r for r in read_records(self.path) if r["step"] <= step])
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _continue_after(self, records: list[Record]) -> None:
+        """Leaves these records in the file, whole at any moment, and goes on behind them."""
+        fresh = self.path.with_name(self.path.name + ".new")
+        fresh.write_text("".join(_line(record) for record in records), encoding="utf-8")
+        os.replace(fresh, self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._start_seconds = time.monotonic() - (records[-1]["seconds"] if records else 0.0)
+
+    def _write(self, record: Record) -> None:
+        self._file.write(_line(record))
+        self._file.flush()
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a metrics.jsonl in the order they were logged.
+
+    A last line without its newline was cut off by a kill and does not count.
+
+    Raises:
+        CheckpointError: if the file is missing, or other lines are no records: all are listed.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    records = [_parsed(line) for line in lines]
+    faults = [
+        f"{path}: line {number} is no record with step, kind and seconds: {line[:80]!r}"
+        for number, (line, record) in enumerate(zip(lines, records, strict=True), start=1)
+        if record is None
+    ]
+    if faults:
+        raise CheckpointError(faults)
+    return [record for record in records if record is not None]
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _parsed(line: str) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    types = zip(OWN_FIELDS, (int, str, int | float), strict=True)
+    return record if all(isinstance(record.get(field), kind) for field, kind in types) else None

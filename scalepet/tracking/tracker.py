@@ -1,0 +1,77 @@
+"""What a tracker is, several as one, and how a run opens its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from scalepet.tracking.jsonl import JsonlTracker
+from scalepet.tracking.wandb import WandbMode, WandbTracker
+
+Value = float | int | str
+METRICS_FILE = "metrics.jsonl"
+
+
+class Tracker(Protocol):
+    """Takes what a run measures. One process writes; no call waits for another rank."""
+
+    def log(self, step: int, values: Mapping[str, Value], *, kind: str) -> None:
+        """Records values of one step; ``kind`` says what made them: "train", "eval", ..."""
+
+    def close(self) -> None:
+        """Writes what is left. Nothing is logged afterwards."""
+
+
+class Trackers:
+    """Several trackers as one; with none, a tracker that keeps nothing (for other ranks)."""
+
+    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = tuple(trackers)
+
+    def __enter__(self) -> Trackers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def log(self, step: int, values: Mapping[str, Value], *, kind: str) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, values, kind=kind)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def open_trackers(
+    folder: Path,
+    *,
+    last_step: int = -1,
+    wandb_project: str | None = None,
+    name: str | None = None,
+    mode: WandbMode = "online",
+    config: Mapping[str, Any] | None = None,
+) -> Trackers:
+    """The trackers of the run in ``folder``: metrics.jsonl, and wandb if it has a project.
+
+    Args:
+        folder: the run folder.
+        last_step: the step that the run resumes from; later records are dropped, and by default
+            all are.
+        wandb_project: where wandb shows the run; None leaves wandb out.
+        name: how wandb calls the run; the folder's name by default.
+        mode: "offline" keeps wandb's files in the folder until ``wandb sync``.
+        config: the resolved config of the run, for wandb; secrets in it are hidden.
+
+    Raises:
+        CheckpointError: if the folder's metrics.jsonl is broken before its last line.
+    """
+    records = JsonlTracker(folder / METRICS_FILE)
+    records.truncate_after(last_step)
+    if wandb_project is None:
+        return Trackers([records])
+    online = WandbTracker(
+        folder, project=wandb_project, name=name or folder.name, mode=mode, config=config or {}
+    )
+    return Trackers([records, online])

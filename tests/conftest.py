@@ -1,0 +1,113 @@
+"""What tests of several rooms share: tiny backbones on disk, and real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+T5_SHAPE = {
+    "vocab_size": 60,
+    "d_model": 24,
+    "d_kv": 6,
+    "d_ff": 40,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "dropout_rate": 0.1,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny random models: t5 (tied, ReLU), t5-gated (untied) and bert."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("backbones")
+    tied = transformers.T5Config(**T5_SHAPE, tie_word_embeddings=True)
+    gated = transformers.T5Config(
+        **T5_SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+    )
+    bert = transformers.BertConfig(
+        vocab_size=60,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=40,
+        max_position_embeddings=32,
+        initializer_range=0.1,  # at 0.02 all gradients drown in the rounding of bf16
+    )
+    transformers.T5ForConditionalGeneration(tied).save_pretrained(folder / "t5")
+    transformers.T5ForConditionalGeneration(gated).save_pretrained(folder / "t5-gated")
+    transformers.BertModel(bert).save_pretrained(folder / "bert")
+    return folder
+
+
+RunRanks = Callable[..., list[str]]
+
+
+def start_ranks(
+    command: list[str], num_ranks: int, *, environment: dict[str, str] | None = None
+) -> list[subprocess.Popen[str]]:
+    """``command`` once a rank, as a launcher starts it; stdout and stderr of each in one pipe."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(num_ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                **(environment or {}),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(num_ranks)
+    ]
+
+
+def finish_ranks(
+    processes: list[subprocess.Popen[str]], *, timeout_seconds: float
+) -> list[tuple[int, str]]:
+    """(exit code, output) of every rank; all are killed when one does not end in time."""
+    try:
+        outputs = [process.communicate(timeout=timeout_seconds)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        (process.returncode, output) for process, output in zip(processes, outputs, strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
+def run_ranks() -> RunRanks:
+    """Run a script with a JSON argument on several ranks; their outputs, all of them successful."""
+
+    def run(script: Path, argument: Any, *, num_ranks: int, timeout_seconds: float) -> list[str]:
+        command = [sys.executable, str(script), json.dumps(argument)]
+        results = finish_ranks(start_ranks(command, num_ranks), timeout_seconds=timeout_seconds)
+        for rank, (code, output) in enumerate(results):
+            assert code == 0, f"rank {rank} of {num_ranks} ended with {code}:\n{output[-4000:]}"
+        return [output for _, output in results]
+
+    return run

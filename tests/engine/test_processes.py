@@ -1,0 +1,268 @@
+"""Joining the processes of a run. This file is also the worker that joins.
+
+As a script: ``test_processes.py alone`` with no launcher, ``test_processes.py '"together"'`` on
+every rank.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import deepspeed.ops
+import pytest
+import torch
+from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+from scalepet import dist
+from scalepet.engine import (
+    is_launched,
+    join_processes,
+    leave_processes,
+    peak_memory_bytes,
+    pick_device,
+)
+from scalepet.engine.processes import quiet_deepspeed
+from scalepet.errors import LaunchError
+
+LAUNCHED = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "1",
+}
+SHM_OP = "deepspeed_shm_comm"
+
+
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+class TestDevice:
+    def test_the_cpu_where_there_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setenv("LOCAL_RANK", "5")
+        assert pick_device() == torch.device("cpu")
+
+    @pytest.mark.parametrize(("local_rank", "expected"), [(None, "cuda:0"), ("1", "cuda:1")])
+    def test_the_gpu_of_the_local_rank(
+        self, local_rank: str | None, expected: str, no_launcher: pytest.MonkeyPatch
+    ) -> None:
+        chosen: list[torch.device] = []
+        no_launcher.setattr(torch.cuda, "is_available", lambda: True)
+        no_launcher.setattr(torch.cuda, "device_count", lambda: 2)
+        no_launcher.setattr(torch.cuda, "set_device", chosen.append)
+        if local_rank is not None:
+            no_launcher.setenv("LOCAL_RANK", local_rank)
+        assert pick_device() == torch.device(expected)
+        assert chosen == [torch.device(expected)]
+
+    def test_more_ranks_than_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setenv("LOCAL_RANK", "2")
+        with pytest.raises(LaunchError, match="local rank 2 has no GPU: this machine shows 2"):
+            pick_device()
+
+
+class TestLauncher:
+    @pytest.mark.parametrize(("size", "expected"), [(None, False), ("1", False), ("2", True)])
+    def test_is_launched(
+        self, size: str | None, expected: bool, no_launcher: pytest.MonkeyPatch
+    ) -> None:
+        if size is not None:
+            no_launcher.setenv("WORLD_SIZE", size)
+        assert is_launched() is expected
+
+    @pytest.mark.parametrize(
+        "missing", [*({name} for name in LAUNCHED), {"MASTER_ADDR", "MASTER_PORT"}], ids=str
+    )
+    def test_an_environment_that_is_not_whole(
+        self, missing: set[str], no_launcher: pytest.MonkeyPatch
+    ) -> None:
+        """Without RANK too: each of two processes would else train alone, into one folder."""
+        there = {**LAUNCHED, "WORLD_SIZE": "2"}
+        for name in there.keys() - missing:
+            no_launcher.setenv(name, there[name])
+        with pytest.raises(LaunchError) as caught:
+            join_processes()
+        assert f"lacks {', '.join(n for n in LAUNCHED if n in missing)};" in str(caught.value)
+        assert not torch.distributed.is_initialized()
+
+
+class TestTheSharedMemoryOp:
+    """It is compiled at the first start on a CPU, which needs a compiler and can hang for ever."""
+
+    def test_the_door_is_there_and_shut(self) -> None:
+        assert quiet_deepspeed() is deepspeed
+        assert ShareMemCommBuilder.NAME == SHM_OP
+        assert deepspeed.ops.__compatible_ops__[SHM_OP] is False
+
+    def test_a_door_that_deepspeed_moves_away_is_missed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delitem(deepspeed.ops.__compatible_ops__, SHM_OP)
+        with pytest.raises(AssertionError, match="renamed the op"):
+            quiet_deepspeed()
+
+    def test_deepspeed_still_goes_through_this_door(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from deepspeed.comm.torch import build_shm_op
+
+        def load(builder: ShareMemCommBuilder) -> None:
+            raise NotImplementedError("compiles")
+
+        monkeypatch.setattr(ShareMemCommBuilder, "load", load)
+        cpu = SimpleNamespace(create_op_builder=lambda name: ShareMemCommBuilder())
+        # By its module: as an attribute of deepspeed.comm, "torch" is torch itself.
+        monkeypatch.setattr(sys.modules[build_shm_op.__module__], "get_accelerator", lambda: cpu)
+        quiet_deepspeed()
+        assert build_shm_op() is None
+        monkeypatch.setitem(deepspeed.ops.__compatible_ops__, SHM_OP, True)
+        with pytest.raises(NotImplementedError, match="compiles"):
+            build_shm_op()
+
+
+def test_peak_memory_is_that_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    block = torch.ones(2**22)  # 16 MB
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    expected = int(status["VmHWM"].split()[0]) * 1024
+    assert peak_memory_bytes() == pytest.approx(expected, rel=0.02)
+    assert peak_memory_bytes() > block.nbytes
+
+
+def test_the_peak_of_a_gpu_is_what_torch_has_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 12_345)
+    assert peak_memory_bytes() == 12_345
+
+
+@pytest.fixture
+def stale_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The lock of a compile that was killed, on a machine without a compiler."""
+    lock = tmp_path / "extensions" / SHM_OP / "lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    # Without ninja DeepSpeed fails before it looks at the lock.
+    (tools / "ninja").write_text("#!/bin/sh\necho 1.12\n")
+    (tools / "ninja").chmod(0o755)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    monkeypatch.setenv("PATH", str(tools))
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    return lock
+
+
+def test_deepspeed_itself_waits_at_this_lock(
+    stale_lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the next test is about the right file."""
+
+    def wait(baton: Any) -> None:
+        raise TimeoutError(baton.lock_file_path)
+
+    monkeypatch.setattr("torch.utils.file_baton.FileBaton.wait", wait)
+    with pytest.raises(TimeoutError) as caught:
+        ShareMemCommBuilder().jit_load(verbose=False)
+    assert str(caught.value) == str(stale_lock)
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(120)
+def test_a_stale_lock_and_no_compiler_are_no_obstacle(stale_lock: Path, run_ranks: Any) -> None:
+    outputs = run_ranks(Path(__file__), "together", num_ranks=2, timeout_seconds=60)
+    for rank, output in enumerate(outputs):
+        assert f"rank {rank} of 2: sums 3 and 3.0" in output
+    assert os.listdir(stale_lock.parent) == ["lock"]
+    assert os.listdir(stale_lock.parent.parent) == [SHM_OP]
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(120)
+def test_a_process_alone() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    done = subprocess.run(
+        [sys.executable, __file__, "alone"],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("peak_memory_bytes") > 100e6, "torch alone takes more"
+    assert 1 < found.pop("seconds_refused") < 20
+    port = found.pop("closed_port")
+    assert found.pop("refused").startswith(f"rank 1 cannot join the group at 127.0.0.1:{port}: ")
+    assert found == {
+        "group": [0, 1, True, 7],
+        "again": [0, 1, True, 7],
+        "devices": ["cpu", "cpu"],
+        "environment": ["0", "0", "1", "127.0.0.1"],
+        "left": [False, False],
+    }
+
+
+def work_together() -> None:
+    join_processes(timeout_seconds=30)
+    ours = dist.sum_over_ranks(dist.rank() + 1)
+    theirs = torch.tensor(dist.rank() + 1.0)
+    deepspeed.comm.all_reduce(theirs)
+    line = f"rank {dist.rank()} of {dist.world_size()}: sums {ours} and {theirs.item()}"
+    leave_processes()
+    print(line, flush=True)
+
+
+def look_at_group() -> list[Any]:
+    return [dist.rank(), dist.world_size(), dist.is_main(), dist.sum_over_ranks(7)]
+
+
+def join_a_group_that_is_not_there() -> dict[str, Any]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    others = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+    os.environ.update({**LAUNCHED, **others})
+    started = time.monotonic()
+    try:
+        join_processes(timeout_seconds=2)
+    except LaunchError as error:
+        seconds = time.monotonic() - started
+        for name in LAUNCHED:
+            del os.environ[name]
+        return {"refused": str(error), "closed_port": port, "seconds_refused": seconds}
+    raise AssertionError("joined a group of one half")
+
+
+def work_alone() -> None:
+    torch.cuda.is_available = lambda: False
+    found = join_a_group_that_is_not_there()
+    device = join_processes(timeout_seconds=30)
+    found["group"] = look_at_group()
+    second_device = join_processes(timeout_seconds=30)
+    found["again"] = look_at_group()
+    found["devices"] = [str(device), str(second_device)]
+    found["environment"] = [os.environ[name] for name in list(LAUNCHED)[:4]]
+    found["peak_memory_bytes"] = peak_memory_bytes()
+    found["left"] = []
+    for _ in range(2):
+        leave_processes()
+        found["left"].append(torch.distributed.is_initialized())
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    work_alone() if sys.argv[1] == "alone" else work_together()

@@ -1,0 +1,97 @@
+"""A tiny real run: backbones with tokenizers, and a task that can be learnt in seconds."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+COLOURS = {"warm": ["red", "orange", "yellow", "amber"], "cold": ["blue", "cyan", "teal", "navy"]}
+FILLERS = ["the", "sky", "is", "very", "a", "wall", "of", "house", "my", "car"]
+ROW_COUNTS = {"train": 61, "validation": 23}  # no multiples of any batch
+
+
+@pytest.fixture(scope="session")
+def backbones_with_tokenizers(tiny_backbones: Path) -> Path:
+    """The tiny backbones, each with a fast word tokenizer beside its weights."""
+    import tokenizers
+    import transformers
+
+    words = [*FILLERS, *(word for group in COLOURS.values() for word in group), *COLOURS]
+    vocabulary = {w: i for i, w in enumerate(["[PAD]", "</s>", "[UNK]", "[CLS]", "[SEP]", *words])}
+    for name in ("t5", "t5-gated", "bert"):
+        core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+        core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        template = "[CLS] $A [SEP]" if name == "bert" else "$A </s>"
+        specials = [(t, vocabulary[t]) for t in ("[CLS]", "[SEP]", "</s>")]
+        core.post_processor = tokenizers.processors.TemplateProcessing(
+            single=template, special_tokens=specials
+        )
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=core, pad_token="[PAD]", eos_token="</s>", unk_token="[UNK]"
+        ).save_pretrained(tiny_backbones / name)
+    return tiny_backbones
+
+
+@pytest.fixture(scope="session")
+def colour_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.jsonl and validation.jsonl: a sentence with a colour, and if it is warm or cold."""
+    folder, generator = tmp_path_factory.mktemp("rows"), random.Random(0)
+    for split, num_rows in ROW_COUNTS.items():
+        lines = []
+        for _ in range(num_rows):
+            label = generator.choice(sorted(COLOURS))
+            words = generator.choices(FILLERS, k=generator.randint(2, 6))
+            words.insert(generator.randint(0, len(words)), generator.choice(COLOURS[label]))
+            lines.append(json.dumps({"text": " ".join(words), "label": label}))
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_run(backbones_with_tokenizers: Path, colour_rows: Path) -> Callable[..., Path]:
+    """``write_run(folder, "t5", ...)``: a run in that folder as YAML, with some fields replaced."""
+
+    def write(
+        folder: Path, backbone: str = "bert", *, is_text: bool = False, **fields: Any
+    ) -> Path:
+        content: dict[str, Any] = {
+            "output": str(folder),
+            "precision": "fp32",
+            "backbone": {"path": str(backbones_with_tokenizers / backbone), "dropout": 0.0},
+            "task": {
+                "kind": "sequence_to_sequence" if is_text else "classification",
+                "source": {
+                    "path": "json",
+                    "files": {s: str(colour_rows / f"{s}.jsonl") for s in ROW_COUNTS},
+                },
+                "template": "{text}",
+                "target": "label",
+                "metrics": ["exact_match"] if is_text else ["accuracy", "macro_f1"],
+                "max_source_length": 10,
+                "max_target_length": 4,
+            },
+            "method": {"name": "apet", "budget": "20%"},
+            "train": {
+                "steps": 12,
+                "batch_size": 16,
+                "micro_batch_size": 8,
+                "evaluate_every": 4,
+                "log_every": 1,
+                "learning_rate": 0.02,
+                "head_learning_rate": 0.02,
+            },
+        }
+        for field, value in fields.items():
+            nested = isinstance(value, dict) and isinstance(content.get(field), dict)
+            content[field] = {**content[field], **value} if nested else value
+        path = folder.with_suffix(".yaml")
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write

@@ -1,0 +1,191 @@
+"""The main job through the command line, with the real launcher and real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
+
+SCALEPET = [sys.executable, "-m", "scalepet"]
+LAUNCHER = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators=2"]
+START = {1: SCALEPET, 2: [*LAUNCHER, "--module", "scalepet"]}
+KILLED = Path(__file__).with_name("killed.py")
+START_KILLED = {1: [sys.executable, KILLED], 2: [*LAUNCHER, KILLED]}
+NUM_STEPS, NUM_EVAL_ROWS = 12, 23
+
+
+def run(command: list[Any], *, code: int = 0) -> str:
+    """Run to the end and return stdout (stderr for a refusal)."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr[-6000:]}"
+    return done.stdout if code == 0 else done.stderr
+
+
+def read_metrics(folder: Path) -> dict[tuple[str, int], dict[str, float]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len({(r["kind"], r["step"]) for r in records}) == len(records), "a step stands twice"
+    return {(r["kind"], r["step"]): r for r in records}
+
+
+def read_losses(folder: Path) -> list[float]:
+    metrics = read_metrics(folder)
+    return [metrics["train", step]["loss"] for step in range(1, NUM_STEPS + 1)]
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def read_table(shown: str) -> dict[str, float]:
+    return {k: float(v) for k, v in (x.split("\t") for x in shown.splitlines() if "\t" in x)}
+
+
+@pytest.fixture(scope="module")
+def trained(write_run, tmp_path_factory) -> dict[tuple[str, int], Path]:
+    """Run folders of the same training by (backbone, number of ranks)."""
+    root, folders = tmp_path_factory.mktemp("trained"), {}
+    for backbone in ("bert", "t5"):
+        for num_ranks in (1, 2):
+            folder = folders[backbone, num_ranks] = root / f"{backbone}-{num_ranks}"
+            run([*START[num_ranks], "train", write_run(folder, backbone)])
+    return folders
+
+
+def test_a_run_folder_holds_what_it_should(trained):
+    folder = trained["bert", 2]
+    names = {"config.yaml", "run.json", "metrics.jsonl", "result.json", "adapter", "state"}
+    assert {path.name for path in folder.iterdir()} == names
+    names = {"scalepet.json", "tensors.safetensors", "README.md"}
+    assert {path.name for path in (folder / "adapter").iterdir()} == names
+    record = json.loads((folder / "run.json").read_text())
+    assert record["world_size"] == 2
+    counts = record["counts"]
+    assert counts["masked"] + counts["head"] == counts["trained"]
+    num_bytes = (folder / "adapter" / "tensors.safetensors").stat().st_size
+    assert 4 * counts["trained"] < num_bytes < 4 * counts["trained"] + 8000
+
+
+@pytest.mark.parametrize("backbone", ["bert", "t5"])
+def test_one_and_two_ranks_give_the_same_losses(backbone, trained):
+    one, two = (read_losses(trained[backbone, num_ranks]) for num_ranks in (1, 2))
+    assert one == pytest.approx(two, abs=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["bert", "t5"])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_the_saved_adapter_scores_as_it_did_in_training(backbone, num_ranks, trained):
+    """Trained over two sharded ranks, scored whole in one process and sharded again."""
+    metrics = read_result(trained[backbone, 2])["metrics"]
+    scores = read_table(run([*START[num_ranks], "evaluate", trained[backbone, 2]]))
+    assert scores["rows"] == NUM_EVAL_ROWS
+    assert scores["accuracy"] == pytest.approx(metrics["eval/accuracy"], abs=1e-5)
+    assert scores["loss"] == pytest.approx(metrics["eval/loss"], rel=1e-4)
+
+
+def test_predict_needs_no_deepspeed_and_answers_as_the_evaluation_did(
+    write_run, tmp_path, colour_rows
+):
+    folder = tmp_path / "run"
+    run([*SCALEPET, "train", write_run(folder, train={"steps": 100, "evaluate_every": 25})])
+    script = "import sys; sys.modules['deepspeed'] = None; from scalepet.cli import main; main()"
+    predict = [sys.executable, "-c", script, "predict", folder]
+    answers, rows = tmp_path / "answers.jsonl", colour_rows / "validation.jsonl"
+    run([*predict, "--input", rows, "--output", answers])
+    found = [json.loads(line)["answer"] for line in answers.read_text().splitlines()]
+    expected = [json.loads(line) for line in rows.read_text().splitlines()]
+    share = sum(a == b["label"] for a, b in zip(found, expected, strict=True)) / len(expected)
+    assert share == pytest.approx(read_result(folder)["metrics"]["eval/accuracy"])
+    assert share > 0.8
+    shown = run([*predict, "--text", expected[0]["text"], "--text", expected[1]["text"]])
+    assert shown.split() == found[:2]
+
+
+def test_t5_writes_texts_over_two_sharded_ranks(write_run, tmp_path):
+    train = {"steps": 8, "evaluate_every": 8}
+    run([*START[2], "train", write_run(tmp_path / "run", "t5-gated", is_text=True, train=train)])
+    assert 0 <= read_metrics(tmp_path / "run")["eval", 8]["eval/exact_match"] <= 1
+
+
+@pytest.mark.parametrize(("ranks_before", "ranks_after"), [(1, 1), (2, 2), (2, 1), (1, 2)])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    ranks_before, ranks_after, write_run, trained, tmp_path
+):
+    """Killed without warning after its second save, and resumed, also on other ranks."""
+    folder, whole = tmp_path / "broken", trained["bert", ranks_after]
+    config = write_run(folder)
+    done = subprocess.run(
+        [*map(str, START_KILLED[ranks_before]), "train", str(config)],
+        capture_output=True,
+        timeout=240,
+    )
+    assert done.returncode not in (0, 2)
+    assert not (folder / "result.json").exists()
+    run([*START[ranks_after], "train", config, "--resume"])
+    if ranks_before == ranks_after:
+        assert read_losses(folder) == read_losses(whole)
+    assert read_losses(folder) == pytest.approx(read_losses(whole), abs=1e-6)
+    assert read_result(folder)["metrics"] == pytest.approx(read_result(whole)["metrics"], abs=1e-6)
+
+
+def test_a_folder_that_holds_a_run_is_refused(trained):
+    folder = trained["bert", 1]
+    before = (folder / "metrics.jsonl").read_bytes()
+    shown = run([*SCALEPET, "train", folder.with_suffix(".yaml")], code=2)
+    assert "holds a run already" in shown
+    assert "--resume" in shown
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_goes_on_only_as_it_began(trained):
+    config = trained["bert", 1].with_suffix(".yaml")
+    shown = run([*SCALEPET, "train", config, "--resume", "method.seed=7", "seed=3"], code=2)
+    assert "method was" in shown
+    assert "seed was 0, this run has 3" in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_an_adapter_on_another_backbone_is_refused(num_ranks, trained, tiny_backbones):
+    """All ranks end with exit code 2 and one message: the launcher passes the code on."""
+    override = f"backbone.path={tiny_backbones / 't5-gated'}"
+    shown = run([*START[num_ranks], "evaluate", trained["t5", 2], override], code=2)
+    assert shown.count("was trained as") == 1
+    assert "was trained on weights" in shown
+    assert "Traceback" not in shown
+
+
+def test_early_stopping_keeps_the_best(write_run, tmp_path):
+    still = {"learning_rate": 1e-9, "head_learning_rate": 1e-9}
+    train = {"steps": 40, "evaluate_every": 1, "patience": 2, **still}
+    run([*SCALEPET, "train", write_run(tmp_path / "run", train=train)])
+    result = read_result(tmp_path / "run")
+    assert (result["best_step"], result["num_steps"]) == (1, 3)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_all_faults_of_data_backbone_and_method_come_at_once(num_ranks, write_run, tmp_path):
+    config = write_run(tmp_path / "run")
+    overrides = [
+        "deepspeed={zero_optimzation: {stage: 3}}",
+        "method.budget=10_000_000",
+        "task.template='{sentence}'",
+        "task.source.splits={eval: test}",
+    ]
+    shown = run([*START[num_ranks], "train", config, *overrides], code=2)
+    for words in ("zero_optimzation", "'test'", "10,000,000 entries", "'sentence'"):
+        assert shown.count(words) == 1, shown
+    assert "Traceback" not in shown
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scalepet.tracking import Trackers, open_trackers, read_records, tracker
+
+
+class Recorder:
+    def __init__(self, *args: Any, **choices: Any) -> None:
+        self.args, self.choices = args, choices
+        self.calls: list[tuple[Any, ...]] = []
+
+    def log(self, step: int, values: Any, *, kind: str) -> None:
+        self.calls.append((step, values, kind))
+
+    def close(self) -> None:
+        self.calls.append(("close",))
+
+
+def test_all_trackers_get_all_records_and_are_closed() -> None:
+    recorders = Recorder(), Recorder()
+    with pytest.raises(KeyError), Trackers(recorders) as trackers:
+        trackers.log(1, {"loss": 2.0}, kind="train")
+        raise KeyError
+    for recorder in recorders:
+        assert recorder.calls == [(1, {"loss": 2.0}, "train"), ("close",)]
+
+
+def test_no_trackers_keep_nothing(tmp_path: Path) -> None:
+    with Trackers() as trackers:
+        trackers.log(1, {"loss": 2.0}, kind="train")
+
+
+def test_a_run_keeps_jsonl_and_resumes(tmp_path: Path) -> None:
+    with open_trackers(tmp_path) as trackers:
+        for step in range(4):
+            trackers.log(step, {"loss": 1.0}, kind="train")
+    with open_trackers(tmp_path, last_step=1) as trackers:
+        trackers.log(2, {"loss": 0.5}, kind="train")
+    records = read_records(tmp_path / "metrics.jsonl")
+    assert [(record["step"], record["loss"]) for record in records] == [(0, 1), (1, 1), (2, 0.5)]
+    open_trackers(tmp_path).close()
+    assert read_records(tmp_path / "metrics.jsonl") == []
+    assert not (tmp_path / "wandb_id").exists()
+
+
+def test_wandb_comes_with_its_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Recorder] = []
+    monkeypatch.setattr(
+        tracker, "WandbTracker", lambda *a, **c: made.append(Recorder(*a, **c)) or made[-1]
+    )
+    folder = tmp_path / "a-run"
+    with open_trackers(folder, wandb_project="p", mode="offline", config={"a": 1}) as trackers:
+        trackers.log(1, {"loss": 1.0}, kind="train")
+    (recorder,) = made
+    assert recorder.args == (folder,)
+    assert recorder.choices == {
+        "project": "p",
+        "name": "a-run",
+        "mode": "offline",
+        "config": {"a": 1},
+    }
+    assert recorder.calls == [(1, {"loss": 1.0}, "train"), ("close",)]
+    assert len(read_records(folder / "metrics.jsonl")) == 1
