@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,26 +15,10 @@ from scalepet.backbones import Backbone, Family, Site
 from scalepet.config import RunConfig, method_options
 from scalepet.data import Encoded, Form, Rows, Task
 from scalepet.engine import AdamW, Answerer
-from scalepet.errors import ConfigError, ScalepetError
+from scalepet.errors import ConfigError, Faults
 from scalepet.pet import METHODS, Method
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-class Faults(list[str]):
-    """Goes on after a fault, so that the user sees all of them at once."""
-
-    @contextlib.contextmanager
-    def noted(self, section: str = "") -> Iterator[None]:
-        """Keep the faults of what is done inside, under the name of a section of the config."""
-        try:
-            yield
-        except ScalepetError as error:
-            self.extend(f"{section}{fault}" for fault in error.faults)
-
-    def raise_any(self) -> None:
-        if self:
-            raise ConfigError(self)
 
 
 @dataclass(frozen=True)

@@ -54,12 +54,12 @@ class Faults(list[str]):
     """
 
     @contextlib.contextmanager
-    def noted(self) -> Iterator[None]:
-        """Keeps the faults of a ``ScalepetError`` that is raised inside."""
+    def noted(self, prefix: str = "") -> Iterator[None]:
+        """Keeps the faults of a ``ScalepetError`` that is raised inside, each behind ``prefix``."""
         try:
             yield
         except ScalepetError as error:
-            self.extend(error.faults)
+            self.extend(prefix + fault for fault in error.faults)
 
     def raise_any(self) -> None:
         """Returns if there is no fault.

@@ -29,9 +29,11 @@ T5_SHAPE = {
 
 @pytest.fixture(scope="session")
 def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny random models: t5 (tied, ReLU), t5-gated (untied) and bert."""
+    """A folder with tiny random models: t5 (tied, ReLU), t5-gated (its own head) and bert."""
     import torch
     import transformers
+
+    from scalepet.backbones.families import own_head_t5
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("backbones")
@@ -49,7 +51,7 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.1,  # at 0.02 all gradients drown in the rounding of bf16
     )
     transformers.T5ForConditionalGeneration(tied).save_pretrained(folder / "t5")
-    transformers.T5ForConditionalGeneration(gated).save_pretrained(folder / "t5-gated")
+    own_head_t5()(gated).save_pretrained(folder / "t5-gated")
     transformers.BertModel(bert).save_pretrained(folder / "bert")
     return folder
 

@@ -161,10 +161,10 @@ def _checkpoint_activations(model: Any) -> None:
     """Reentrant: under ZeRO-3 a layer is then gathered once in backward, for the second run and its
     gradients together.
 
-    It needs an input that asks for gradients, which a frozen embedding does not give by itself.
+    It needs an input that asks for gradients, which a frozen embedding does not give by itself;
+    transformers sees to that.
     """
     model.activation_checkpointing_enable({"use_reentrant": True})
-    model.enable_input_require_grads()
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -68,6 +68,7 @@ def predict(
     if bool(text) == bool(rows):
         given = "both of them" if text else "neither"
         raise ConfigError(f"--text and --input: {given}; allowed: one of the two")
+    _check_files(rows, output)
     from scalepet.config import read_overrides
     from scalepet.recipes import predict as predict_rows
     from scalepet.recipes import write_answers
@@ -84,3 +85,16 @@ def predict(
         return
     for answer in answers:
         typer.echo(answer)
+
+
+def _check_files(rows: Path | None, output: Path | None) -> None:
+    """Before the backbone is loaded, which can take minutes."""
+    faults = []
+    if rows is not None and not rows.is_file():
+        faults.append(f"--input {rows} does not exist; allowed: a csv, jsonl or parquet file")
+    if output is not None and not output.parent.is_dir():
+        faults.append(
+            f"--output {output}: there is no folder {output.parent}; allowed: one that is"
+        )
+    if faults:
+        raise ConfigError(faults)

@@ -33,7 +33,7 @@ def train(
     """Train a method on a task and keep the best adapter.
 
     \b
-    A small CONFIG (the rows are in two csv files with the columns text and label):
+    A small CONFIG; its two csv files have the columns text and label:
 
     \b
         output: runs/first

@@ -171,6 +171,7 @@ class Engine:
 
         All ranks together, after a step.
         """
+        self._link_moments()
         return {
             f"{name}/{moment}": self._read(parameter, moment)
             for name, parameter in trained_parameters(self.module).items()
@@ -200,12 +201,22 @@ class Engine:
         for _ in range(self.num_micro_batches):
             self.backward(any_loss() * 0.0)
             self.step()
+        self._link_moments()
         for name, parameter in trained_parameters(self.module).items():
             self._write(parameter, trained[name])
             for moment in _MOMENTS:
                 self._write(parameter, moments[f"{name}/{moment}"], moment)
         for state in self._optimizer.state.values():
             state["step"].fill_(num_steps)
+
+    def _link_moments(self) -> None:
+        """At stages 1 and 2 DeepSpeed looks up where the moments of all groups are right after the
+        first step of the first group, when the others have none, and never again."""
+        if self.stage in (1, 2):
+            optimizer = self._engine.optimizer
+            assert optimizer._hp_optimizer_states_linked, "no step was made yet"
+            optimizer._hp_optimizer_states_linked = False
+            optimizer._lazy_init_hp_params_optimizer_state()
 
     def _read(self, parameter: nn.Parameter, moment: str | None = None) -> Tensor:
         """The fp32 master of a trained parameter, or one of its moments, whole, on the CPU."""

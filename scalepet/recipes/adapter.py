@@ -59,7 +59,7 @@ def _card(
     labels = f"- labels: {', '.join(plan.task.labels)}\n" if plan.task.labels else ""
     return f"""# scalepet adapter for {plan.config.backbone.path}
 
-{total:,} trained numbers: {tuned:,} of the method `{plan.config.method.name}`, {head:,} of the head.
+{total:,} trained numbers: {tuned:,} of method `{plan.config.method.name}`, {head:,} of the head.
 The backbone ({plan.num_backbone_parameters:,} parameters) is not in here.
 
 - task: {plan.task.kind}, source `{plan.task.source.path}`

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from rich.console import Console
@@ -119,7 +119,9 @@ def _open_run(prepared: Prepared, runner: Engine, progress: Progress, console: C
     )
 
 
-def _steps(prepared: Prepared, runner: Engine, progress: Progress, console: Console) -> Any:
+def _steps(
+    prepared: Prepared, runner: Engine, progress: Progress, console: Console
+) -> Iterator[StepReport]:
     """The optimizer steps that are left, under a progress bar."""
     config, num_left = prepared.plan.config, prepared.num_steps - progress.num_steps
     if _has_stalled(config, progress):
@@ -158,11 +160,9 @@ def _train_values(report: StepReport) -> dict[str, float]:
         "tokens_per_second": report.tokens_per_second,
         "step_seconds": report.seconds,
     }
-    return (
-        values
-        if report.gradient_norm is None
-        else {**values, "gradient_norm": report.gradient_norm}
-    )
+    if report.gradient_norm is not None:
+        values["gradient_norm"] = report.gradient_norm
+    return values
 
 
 def _is_evaluated(prepared: Prepared, num_steps: int) -> bool:

@@ -10,6 +10,7 @@ from scalepet import backbones, build, data, engine
 from scalepet.build import Plan
 from scalepet.config import RunConfig, plain
 from scalepet.data import Encoded, Rows, TrainLoader
+from scalepet.errors import Faults
 from scalepet.recipes.run_folder import open_run_folder
 
 
@@ -28,7 +29,7 @@ class Prepared:
 
 def prepare(config: RunConfig, *, resume: bool) -> Prepared:
     """Everything that can be wrong is wrong here: before a weight is loaded."""
-    faults = build.Faults()
+    faults = Faults()
     with faults.noted():
         engine.read_ds_file(config.deepspeed)
     task = config.task
@@ -82,6 +83,6 @@ def fingerprint(prepared: Prepared) -> dict[str, Any]:
 
 def majority(rows: Encoded) -> float | None:
     """The score of always saying the most frequent class; None where answers are texts."""
-    return (
-        data.majority_share([str(r) for r in rows.references]) if rows.classes is not None else None
-    )
+    if rows.classes is None:
+        return None
+    return data.majority_share([str(reference) for reference in rows.references])

@@ -1,0 +1,155 @@
+"""What each command hands on to its recipe, and what it prints of the answer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import scalepet.experiments
+import scalepet.recipes
+from scalepet.errors import DataError
+
+
+class Recorder:
+    """A recipe that notes how it was called."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append((args, kwargs))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def put(name: str, answer: Any = None) -> Recorder:
+        recorder = Recorder(answer)
+        monkeypatch.setattr(scalepet.recipes, name, recorder)
+        return recorder
+
+    return put
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        """
+        output: runs/first
+        backbone: {path: somewhere}
+        task: {kind: sequence_to_sequence, source: {path: a/b}, template: "{a}", target: b}
+        method: {name: head}
+        """
+    )
+    return str(path)
+
+
+def test_train_hands_on_the_config(run: Any, recipe: Any, config_file: str) -> None:
+    finetune = recipe("finetune")
+    ended = run("train", config_file, "train.steps=3", "seed=4", "--resume")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    ((config,), options) = finetune.calls[0]
+    assert (config.train.steps, config.seed, config.output) == (3, 4, Path("runs/first"))
+    assert options["resume"] is True
+    run("train", config_file)
+    assert finetune.calls[1][1]["resume"] is False
+
+
+def test_evaluate_prints_its_scores(run: Any, recipe: Any) -> None:
+    evaluate = recipe("evaluate_adapter", {"accuracy": 0.75, "loss": 1.23456789, "rows": 600})
+    ended = run("evaluate", "runs/first", "evaluate.num_beams=4", "--other-weights")
+    assert (ended.code, ended.out) == (0, "accuracy\t0.75\nloss\t1.23457\nrows\t600\n")
+    args, options = evaluate.calls[0]
+    assert args == (Path("runs/first"),)
+    assert options == {"overrides": {"evaluate": {"num_beams": 4}}, "other_weights": True}
+
+
+def test_predict_prints_an_answer_a_line(run: Any, recipe: Any) -> None:
+    predict = recipe("predict", ["good", "bad"])
+    ended = run("predict", "runs/first", "--text", "a film", "--text", "no film")
+    assert (ended.code, ended.out) == (0, "good\nbad\n")
+    options = predict.calls[0][1]
+    assert (options["texts"], options["file"]) == (["a film", "no film"], None)
+    assert (options["overrides"], options["other_weights"]) == ({}, False)
+
+
+def test_predict_writes_a_file(run: Any, recipe: Any, tmp_path: Path) -> None:
+    predict = recipe("predict", ["good", "bad"])
+    rows, output = tmp_path / "new.csv", tmp_path / "answers.jsonl"
+    rows.write_text("text\na film\nno film\n")
+    ended = run("predict", "runs/first", "--input", str(rows), "--output", str(output))
+    assert (ended.code, ended.out) == (0, "")
+    assert predict.calls[0][1]["file"] == rows
+    assert output.read_text() == '{"row": 0, "answer": "good"}\n{"row": 1, "answer": "bad"}\n'
+
+
+@pytest.mark.parametrize("rank", ["1", "7"])
+def test_other_ranks_work_and_say_nothing(
+    run: Any, recipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: str
+) -> None:
+    evaluate, predict = recipe("evaluate_adapter", {"loss": 1.0}), recipe("predict", ["good"])
+    monkeypatch.setenv("RANK", rank)
+    output = tmp_path / "answers.jsonl"
+    commands = [["evaluate", "a"], ["predict", "a", "--text", "x"]]
+    for command in [*commands, ["predict", "a", "--text", "x", "--output", str(output)]]:
+        ended = run(*command)
+        assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert (len(evaluate.calls), len(predict.calls)) == (1, 2)
+    assert not output.exists()
+
+
+def test_faults_of_a_recipe_are_a_line_each(run: Any, recipe: Any, config_file: str) -> None:
+    recipe("finetune", DataError(["column 'a' is missing", "column 'b' is missing"]))
+    ended = run("train", config_file)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.faults == ["column 'a' is missing", "column 'b' is missing"]
+
+
+def test_our_own_mistakes_keep_their_traceback(recipe: Any, config_file: str) -> None:
+    from scalepet.cli import main
+
+    recipe("finetune", AssertionError("a slip of ours"))
+    with pytest.raises(AssertionError, match="a slip of ours"):
+        main(["train", config_file])
+
+
+def test_the_rank_that_deepspeed_passes_reaches_the_environment(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert run("--local_rank=3", "train", "--fields").code == 0
+    assert os.environ.pop("LOCAL_RANK") == "3"
+    run("train", "--fields")
+    assert "LOCAL_RANK" not in os.environ
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    run("--local_rank=3", "train", "--fields")
+    assert os.environ["LOCAL_RANK"] == "1"
+
+
+def test_report_compares_and_draws(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    draw = Recorder()
+    monkeypatch.setattr(scalepet.experiments, "read_run", lambda folder: folder.name)
+    monkeypatch.setattr(
+        scalepet.experiments, "compare_table", lambda runs, metric: f"{runs} by {metric}"
+    )
+    monkeypatch.setattr(scalepet.experiments, "draw_curves", draw)
+    ended = run("report", "runs/a", "runs/b", "--metric", "eval/loss", "--figure", "x.png")
+    assert (ended.code, ended.out) == (0, "['a', 'b'] by eval/loss\nfigure x.png\n")
+    assert draw.calls == [((["a", "b"], Path("x.png"), "eval/loss"), {})]
+
+
+def test_assets_lists_what_there_is(run: Any) -> None:
+    from scalepet.assets import ASSETS
+
+    ended = run("assets")
+    assert ended.code == 0
+    assert [line.split("\t")[0] for line in ended.out.splitlines()] == list(ASSETS)

@@ -1,0 +1,52 @@
+"""The sparse heart on a CUDA device, against the CPU. Skips itself where there is none."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from scalepet.pet.masked_forward import mask_module, masked_parameters
+from scalepet.pet.value_gradients import gather_value_gradients, tiled_value_gradients
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+
+
+@pytest.mark.parametrize("way", [gather_value_gradients, tiled_value_gradients])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
+def test_value_gradients_equal_the_dense_product_in_float64(way, dtype, tolerance):
+    torch.manual_seed(0)
+    x, grad_y = torch.randn(2048, 512, dtype=dtype), torch.randn(2048, 768, dtype=dtype)
+    positions = torch.randperm(512 * 768)[:5000].sort().values.int()
+    expected = (grad_y.double().t() @ x.double()).flatten()[positions.long()]
+    found = way(x.cuda(), grad_y.cuda(), positions.cuda()).cpu().double()
+    assert float((found - expected).norm() / expected.norm()) < tolerance
+
+
+def test_a_masked_layer_keeps_no_second_weight_and_restores_its_own():
+    torch.manual_seed(0)
+    size = 2048
+    layer = nn.Linear(size, size, bias=False).bfloat16().requires_grad_(False)
+    positions = torch.randperm(size * size)[:4096].sort().values.int()
+    values = nn.Parameter(torch.randn(4096).bfloat16())
+    on_gpu = copy.deepcopy(layer).cuda()
+    before = on_gpu.weight.clone()
+    mask_module(on_gpu, "weight", nn.Parameter(values.detach().cuda()), positions.cuda())
+    x = torch.randn(64, size, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    torch.cuda.reset_peak_memory_stats()
+    at_start = torch.cuda.memory_allocated()
+    y = on_gpu(x)
+    kept = torch.cuda.memory_allocated() - at_start
+    assert kept < 2 * y.numel() * y.element_size() + 2**20, "the output, and nothing like a weight"
+    y.float().pow(2).sum().backward()
+    assert torch.equal(on_gpu.weight, before)
+    assert masked_parameters(on_gpu)["weight"].grad is not None
+    dense = layer.weight.float()
+    dense.view(-1)[positions.long()] += values.detach().float()
+    expected = x.detach().cpu().float() @ dense.t()
+    assert float((y.detach().cpu().float() - expected).norm() / expected.norm()) < 1e-2
