@@ -48,10 +48,6 @@ class Plan:
     tokenizer: Any
 
     @property
-    def num_backbone_parameters(self) -> int:
-        return sum(site.numel for site in self.sites)
-
-    @property
     def loss_sum(self) -> engine.LossSum:
         return partial(self.family.loss_sum, config=self.model_config)
 

@@ -136,6 +136,12 @@ class Engine:
         """How many numbers are trained, over all ranks."""
         return sum(math.prod(full_shape(p)) for p in trained_parameters(self.module).values())
 
+    @property
+    def num_frozen(self) -> int:
+        """How many numbers of the backbone are not, tied ones counted once."""
+        frozen = (p for p in self.module.parameters() if not p.requires_grad)
+        return sum(math.prod(full_shape(p)) for p in frozen)
+
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of ``loss``, averaged over ranks and micro-batches."""
         self._engine.backward(loss)

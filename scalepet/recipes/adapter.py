@@ -60,7 +60,7 @@ def _card(
     return f"""# scalepet adapter for {plan.config.backbone.path}
 
 {total:,} trained numbers: {tuned:,} of method `{plan.config.method.name}`, {head:,} of the head.
-The backbone ({plan.num_backbone_parameters:,} parameters) is not in here.
+The backbone is not in here.
 
 - task: {plan.task.kind}, source `{plan.task.source.path}`
 - template: `{plan.task.template}`

@@ -101,7 +101,7 @@ def _open_run(prepared: Prepared, runner: Engine, progress: Progress, console: C
         "trained": num_trained,
         "masked": plan.method.num_parameters,
         "head": num_trained - plan.method.num_parameters,
-        "backbone": plan.num_backbone_parameters,
+        "backbone": runner.num_frozen,
     }
     describe_run(plan, counts=counts, majority=majority(prepared.eval))
     screen.introduce(

@@ -241,12 +241,20 @@ class TestTwoRanks:
 
     def test_restore(self, case: str, ranks: Any) -> None:
         for seen in ranks:
-            assert_same(part(seen, case, "restored"), part(seen, case, "stepped"))
+            assert_same(part(seen, case, "restored"), part(seen, case, "stopped"))
             moments = part(seen, case, "moments")
             assert_same(part(seen, case, "restored moments"), moments)
-            assert len(moments) == 2 * len(part(seen, case, "stepped"))
+            assert len(moments) == 2 * len(part(seen, case, "stopped"))
             seen_by_loss = [t for name, t in moments.items() if "key.bias" not in name]
             assert all(tensor.any() for tensor in seen_by_loss)
+
+    def test_a_restored_engine_goes_on_as_the_first_one(self, case: str, ranks: Any) -> None:
+        for seen in ranks:
+            assert_same(part(seen, case, "resumed"), part(seen, case, "went on"))
+            assert not torch.equal(
+                part(seen, case, "went on")["classifier.bias"],
+                part(seen, case, "stopped")["classifier.bias"],
+            )
 
 
 @pytest.mark.distributed
@@ -269,7 +277,7 @@ class TestTwoShardedRanks:
     def test_only_shards_stay(self, case: str, ranks: Any) -> None:
         for seen in ranks:
             sizes = part(seen, case, "sizes")
-            assert sizes["after"] == (sizes["whole"] if case.endswith("persistent") else 0)
+            assert sizes["here"] == (sizes["whole"] if case.endswith("persistent") else 0)
 
 
 def read_gathered(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -298,8 +306,14 @@ def look_at_shards(model: nn.Module) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def start(case: str, folder: Path, seen: dict[str, dict[str, Tensor]]) -> tuple[Any, Any]:
-    """A new engine over the model with what is trained in place, and any loss of it."""
+def start(
+    case: str,
+    folder: Path,
+    seen: dict[str, dict[str, Tensor]],
+    *,
+    numbers: Mapping[str, Tensor] | None = None,
+) -> tuple[Any, Any]:
+    """A new engine over the model with what is trained in place, and a loss of it."""
     precision = precision_of(case)
     ds_config = engine.compose_ds_config(
         {"zero_optimization": CASES[case]},
@@ -317,7 +331,8 @@ def start(case: str, folder: Path, seen: dict[str, dict[str, Tensor]]) -> tuple[
     trained = trained_parameters(model)
     frozen = {n: p for n, p in model.named_parameters() if not p.requires_grad}
     seen["frozen"] = read_gathered(frozen)
-    load_trained(model, make_numbers({n: full_shape(p) for n, p in trained.items()}, seed=1))
+    shapes = {name: full_shape(parameter) for name, parameter in trained.items()}
+    load_trained(model, numbers or make_numbers(shapes, seed=1))
     seen["loaded"] = read_gathered(trained)
     if case in SHARDED:
         seen["written"] = write_by_hand(model)
@@ -336,22 +351,31 @@ def start(case: str, folder: Path, seen: dict[str, dict[str, Tensor]]) -> tuple[
     return runner, lambda: loss_sum(runner.in_training, tensors)
 
 
+def step(runner: Any, loss: Any) -> dict[str, Tensor]:
+    runner.backward(loss())
+    runner.step()
+    read: dict[str, Tensor] = runner.read_trained()
+    return read
+
+
 def work(case: str, folder: Path) -> dict[str, Tensor]:
     seen: dict[str, dict[str, Tensor]] = {}
-    runner, any_loss = start(case, folder, seen)
+    runner, loss = start(case, folder, seen)
     seen["read"] = runner.read_trained()
     seen |= look_at_shards(runner.module)
-    runner.backward(any_loss())
-    runner.step()
-    seen["stepped"], seen["moments"] = runner.read_trained(), runner.read_optimizer()
-    sizes = [p.numel() for p in runner.module.parameters()]
-    shapes = seen["shape in engine"].values()
-    whole = sum(int(shape.prod()) for shape in shapes)
-    seen["sizes"] = {"whole": torch.tensor(whole), "after": torch.tensor(sum(sizes))}
+    seen["stepped"] = step(runner, loss)
+    seen["stopped"] = step(runner, loss)
+    seen["moments"] = runner.read_optimizer()
+    seen["went on"] = step(runner, loss)
+    whole = sum(int(shape.prod()) for shape in seen["shape in engine"].values())
+    here = sum(parameter.numel() for parameter in runner.module.parameters())
+    seen["sizes"] = {"whole": torch.tensor(whole), "here": torch.tensor(here)}
 
-    again, any_loss = start(case, folder, {})
-    again.restore(seen["stepped"], seen["moments"], num_steps=1, any_loss=any_loss)
+    again, loss = start(case, folder, {}, numbers=seen["stopped"])
+    again.restore(seen["stopped"], seen["moments"], num_steps=2, any_loss=loss)
     seen["restored"], seen["restored moments"] = again.read_trained(), again.read_optimizer()
+    again.set_learning_rate_factor(1.0)
+    seen["resumed"] = step(again, loss)
     return {f"{case}/{what}/{n}": t for what, tensors in seen.items() for n, t in tensors.items()}
 
 
