@@ -19,7 +19,8 @@ export PATH TOKENIZERS_PARALLELISM=false
 
 scalepet assets "$model" "$data"
 
-launch=(deepspeed)
+port="$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')"
+launch=(deepspeed --master_port "$port")
 if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   # One thread a process: two processes share what is likely a laptop.
   launch+=(--num_accelerators 2)

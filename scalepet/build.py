@@ -67,8 +67,14 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
     with faults.noted():
         model_config = backbones.read_model_config(backbone)
     with faults.noted():
-        tokenizer = backbones.load_tokenizer(backbone, path=config.backbone.tokenizer)
+        tokenizer = backbones.load_tokenizer(
+            backbone,
+            path=config.backbone.tokenizer,
+            vocab_size=getattr(model_config, "vocab_size", None),
+        )
     faults.raise_any()
+    with faults.noted():
+        _check_lengths(task, model_config)
     family = backbones.family_of(model_config)
     form: Form | None = None
     method: Method | None = None
@@ -102,6 +108,15 @@ def _form(task: Task, family: Family, model_config: Any) -> Form:
             f" allowed: {', '.join(family.forms)}"
         )
     return family.forms[task.kind]
+
+
+def _check_lengths(task: Task, model_config: Any) -> None:
+    most = backbones.longest_input(model_config)
+    if most is not None and task.max_source_length > most:
+        raise ConfigError(
+            f"task.max_source_length: {task.max_source_length}; allowed: at most {most},"
+            " which is how many positions the backbone has"
+        )
 
 
 def load_rows(config: RunConfig) -> tuple[Task, dict[str, Rows]]:

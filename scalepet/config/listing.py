@@ -33,9 +33,6 @@ _EXAMPLES: dict[str, Any] = {
 _MEANINGS = {
     "task.kind": "classification or sequence_to_sequence",
     "task.metrics": f"of {', '.join(METRICS)}; the first one chooses the best adapter",
-    "method.kinds": "which kinds of tensors are eligible",
-    "method.include": "patterns of tensor names (*SelfAttention.[qv].weight): one must match",
-    "method.exclude": "patterns of tensor names: none may match",
 }
 """Where a docstring speaks to programmers."""
 _TELLS_NOTHING = ("text", "path", "true", "fields")

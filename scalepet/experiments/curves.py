@@ -58,7 +58,8 @@ def draw_curves(runs: Sequence[Run], out_path: Path, metric: str) -> None:
         metric: what the right half shows, as in the eval records ("eval/accuracy").
 
     Raises:
-        ConfigError: if a run lacks the metric, there is no run, or the file is of another kind.
+        ConfigError: if a run lacks the metric, there is no run, or the file is of another kind
+            or cannot be written.
     """
     check_metric(runs, metric)
     if out_path.suffix not in NO_METADATA:
@@ -72,8 +73,11 @@ def draw_curves(runs: Sequence[Run], out_path: Path, metric: str) -> None:
         _draw_metric(right, runs, metric)
         _draw_majority(right, runs, metric)
         _label_ends(figure, right, runs, metric)
-        out_path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out_path, metadata=NO_METADATA[out_path.suffix])
+        try:
+            out_path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(out_path, metadata=NO_METADATA[out_path.suffix])
+        except OSError as error:
+            raise ConfigError(f"{out_path} cannot be written ({error.strerror})") from error
 
 
 def _draw_loss(axes: Axes, runs: Sequence[Run]) -> None:

@@ -74,7 +74,9 @@ def plan_apet(
     Args:
         sites: the tensors of the backbone.
         budget: how many entries: a count (``4096``) or a part of the eligible ones (``"0.1%"``).
-        kinds, include, exclude: which tensors are eligible, as in ``match_sites``.
+        kinds: which kinds of tensors are eligible.
+        include: patterns of tensor names (*SelfAttention.[qv].weight): one must match.
+        exclude: patterns of tensor names: none may match.
         share: ``uniform`` over all eligible entries, or the same number (``even``) or a number in
             proportion to its size (``proportional``) for every group.
         group_by: what a group is: a ``layer`` (block), or a ``role`` (the same tensor of all

@@ -20,6 +20,7 @@ from scalepet.config import RunConfig, check_config, plain
 from scalepet.errors import CheckpointError
 
 FORMAT = 1
+_NEEDED = ("config", "labels", "method", "backbone_fingerprint")
 
 
 def save_adapter(
@@ -104,6 +105,9 @@ def open_adapter(
         raise CheckpointError(
             f"{folder}: format {record.get('format')!r}; this scalepet reads {FORMAT}"
         )
+    missing = [name for name in _NEEDED if name not in record]
+    if missing:
+        raise CheckpointError(f"{folder}: scalepet.json lacks {', '.join(missing)}")
     config = check_config(merge(record["config"], overrides))
     plan = plan_run(config, _task_with_labels(config, record["labels"]))
     faults = []

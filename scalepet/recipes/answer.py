@@ -112,13 +112,10 @@ def predict(
     Raises:
         ConfigError: a text alone is no row of this task, or the file is of an unknown kind.
     """
+    file_rows = rows_of_file(file) if file else None  # a bad file is found before anything loads
     with ready_adapter(folder, **options) as ready:
-        task = ready.plan.task
-        encoded = dist.together(
-            lambda: ready.encode(
-                rows_of_file(file) if file else _rows_of_texts(texts, task), labelled=False
-            )
-        )
+        rows = _rows_of_texts(texts, ready.plan.task) if file_rows is None else file_rows
+        encoded = dist.together(lambda: ready.encode(rows, labelled=False))
         return ready.answer(encoded).texts
 
 

@@ -106,16 +106,18 @@ class TestRefusals:
             ({"overlap_comm": 7}, "overlap_comm = 7"),
             ({"reduce_bucket_size": "big"}, "reduce_bucket_size = 'big'"),
             ({"reduce_bucket_size": 0}, "reduce_bucket_size = 0"),
-            ({"offload_param": {"devise": "cpu"}}, "offload_param.devise = 'cpu'"),
-            ({"offload_param": {"device": "gpu"}}, "offload_param.device = 'gpu'"),
-            ({"offload_param": "cpu"}, "offload_param = 'cpu'"),
+            ({"stage": 3, "offload_param": {"devise": "cpu"}}, "offload_param.devise = 'cpu'"),
+            ({"stage": 3, "offload_param": {"device": "gpu"}}, "offload_param.device = 'gpu'"),
+            ({"stage": 3, "offload_param": "cpu"}, "offload_param = 'cpu'"),
         ],
     )
     def test_a_wrong_zero_option(self, options: dict[str, Any], expected: str) -> None:
         (fault,) = zero_faults_of(**options)
         start = f"deepspeed: zero_optimization.{expected}: "
         assert fault.startswith(start)
-        assert any(word in fault[len(start) :] for word in ("should be", "not permitted"))
+        assert any(
+            word in fault[len(start) :] for word in ("should be", "not permitted", "no such option")
+        )
 
     def test_zero_options_that_do_not_go_together(self) -> None:
         """DeepSpeed finds these faults after the single options; they are no tracebacks either."""
@@ -327,3 +329,24 @@ class TestCompose:
         assert config.bfloat16_config.enabled is (precision == "bf16")
         assert config.zero_allow_untested_optimizer is True
         assert config.zero_force_ds_cpu_optimizer is False
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_offloaded_weights_below_stage_3_are_refused(stage):
+    zero = {"stage": stage, "offload_param": {"device": "cpu"}}
+    with pytest.raises(
+        ConfigError, match=f"offload_param is .* at stage {stage}.*allowed: stage 3"
+    ):
+        read_ds_file({"zero_optimization": zero})
+
+
+@pytest.mark.parametrize("name", ["offload_param", "offload_optimizer"])
+def test_nvme_without_a_folder_is_refused(name):
+    zero = {"stage": 3, name: {"device": "nvme"}}
+    with pytest.raises(ConfigError, match=f"{name}.nvme_path is missing"):
+        read_ds_file({"zero_optimization": zero})
+
+
+def test_a_misspelt_option_comes_with_those_that_exist():
+    with pytest.raises(ConfigError, match="stagee = 3: no such option; allowed: .*stage"):
+        read_ds_file({"zero_optimization": {"stagee": 3}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,24 @@ import pytest
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 
 SCALEPET = [sys.executable, "-m", "scalepet"]
-LAUNCHER = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators=2"]
-START = {1: SCALEPET, 2: [*LAUNCHER, "--module", "scalepet"]}
 KILLED = Path(__file__).with_name("killed.py")
-START_KILLED = {1: [sys.executable, KILLED], 2: [*LAUNCHER, KILLED]}
 NUM_STEPS, NUM_EVAL_ROWS = 12, 23
+
+
+def launcher() -> list[str]:
+    """Two ranks under DeepSpeed's launcher, on a port that nobody else has."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    options = ["--num_accelerators=2", f"--master_port={port}"]
+    return [sys.executable, "-m", "deepspeed.launcher.runner", *options]
+
+
+def start(num_ranks: int) -> list[str]:
+    return SCALEPET if num_ranks == 1 else [*launcher(), "--module", "scalepet"]
+
+
+def start_killed(num_ranks: int) -> list[str]:
+    return [*([sys.executable] if num_ranks == 1 else launcher()), str(KILLED)]
 
 
 def run(command: list[Any], *, code: int = 0) -> str:
@@ -60,7 +74,7 @@ def trained(write_run, tmp_path_factory) -> dict[tuple[str, int], Path]:
     for backbone in ("bert", "t5"):
         for num_ranks in (1, 2):
             folder = folders[backbone, num_ranks] = root / f"{backbone}-{num_ranks}"
-            run([*START[num_ranks], "train", write_run(folder, backbone)])
+            run([*start(num_ranks), "train", write_run(folder, backbone)])
     return folders
 
 
@@ -89,7 +103,7 @@ def test_one_and_two_ranks_give_the_same_losses(backbone, trained):
 def test_the_saved_adapter_scores_as_it_did_in_training(backbone, num_ranks, trained):
     """Trained over two sharded ranks, scored whole in one process and sharded again."""
     metrics = read_result(trained[backbone, 2])["metrics"]
-    scores = read_table(run([*START[num_ranks], "evaluate", trained[backbone, 2]]))
+    scores = read_table(run([*start(num_ranks), "evaluate", trained[backbone, 2]]))
     assert scores["rows"] == NUM_EVAL_ROWS
     assert scores["accuracy"] == pytest.approx(metrics["eval/accuracy"], abs=1e-5)
     assert scores["loss"] == pytest.approx(metrics["eval/loss"], rel=1e-4)
@@ -115,7 +129,7 @@ def test_predict_needs_no_deepspeed_and_answers_as_the_evaluation_did(
 
 def test_t5_writes_texts_over_two_sharded_ranks(write_run, tmp_path):
     train = {"steps": 8, "evaluate_every": 8}
-    run([*START[2], "train", write_run(tmp_path / "run", "t5-gated", is_text=True, train=train)])
+    run([*start(2), "train", write_run(tmp_path / "run", "t5-gated", is_text=True, train=train)])
     assert 0 <= read_metrics(tmp_path / "run")["eval", 8]["eval/exact_match"] <= 1
 
 
@@ -130,13 +144,13 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     folder, whole = tmp_path / "broken", trained["bert", ranks_after]
     config = write_run(folder, deepspeed=stage_before)
     done = subprocess.run(
-        [*map(str, START_KILLED[ranks_before]), "train", str(config)],
+        [*start_killed(ranks_before), "train", str(config)],
         capture_output=True,
         timeout=240,
     )
     assert done.returncode not in (0, 2)
     assert not (folder / "result.json").exists()
-    run([*START[ranks_after], "train", config, "--resume", "deepspeed=zero3"])
+    run([*start(ranks_after), "train", config, "--resume", "deepspeed=zero3"])
     if ranks_before == ranks_after and stage_before == "zero3":
         assert read_losses(folder) == read_losses(whole)
     assert read_losses(folder) == pytest.approx(read_losses(whole), abs=1e-6)
@@ -164,7 +178,7 @@ def test_a_run_goes_on_only_as_it_began(trained):
 def test_an_adapter_on_another_backbone_is_refused(num_ranks, trained, tiny_backbones):
     """All ranks end with exit code 2 and one message: the launcher passes the code on."""
     override = f"backbone.path={tiny_backbones / 't5-gated'}"
-    shown = run([*START[num_ranks], "evaluate", trained["t5", 2], override], code=2)
+    shown = run([*start(num_ranks), "evaluate", trained["t5", 2], override], code=2)
     assert shown.count("was trained as") == 1
     assert "was trained on weights" in shown
     assert "Traceback" not in shown
@@ -187,7 +201,7 @@ def test_all_faults_of_data_backbone_and_method_come_at_once(num_ranks, write_ru
         "task.template='{sentence}'",
         "task.source.splits={eval: test}",
     ]
-    shown = run([*START[num_ranks], "train", config, *overrides], code=2)
+    shown = run([*start(num_ranks), "train", config, *overrides], code=2)
     for words in ("zero_optimzation", "'test'", "10,000,000 entries", "'sentence'"):
         assert shown.count(words) == 1, shown
     assert "Traceback" not in shown
