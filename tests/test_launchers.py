@@ -52,7 +52,7 @@ def test_a_preset_trains_on_real_weights_over_two_sharded_ranks(preset, assets, 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         options = ["--num_accelerators=2", f"--master_port={probe.getsockname()[1]}"]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *options]
-    splits = "task.source.splits={train: 'train[:64]', eval: 'test[:16]'}"
+    splits = "task.source.splits={train: 'train[:600]', eval: 'test[:16]'}"
     steps = ["train.epochs=null", "train.steps=2", "train.evaluate_every=2", "train.log_every=1"]
     done = subprocess.run(
         [*launcher, "--module", "scalepet", "train", LAUNCHERS / f"{preset}.yaml", *steps, splits],

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
 
 EXIT_REFUSED = 2
+
+SECONDS_TO_SPEAK = 5.0
+"""Launchers kill all ranks once one has ended, and the one that speaks may be the slowest."""
 
 
 def is_main() -> bool:
@@ -22,6 +26,12 @@ def refuse(faults: Sequence[str]) -> NoReturn:
     if is_main():
         for fault in faults:
             typer.echo(f"scalepet: {fault}", err=True)
+    else:
+        time.sleep(SECONDS_TO_SPEAK)
+    if "torch" in sys.modules:
+        from scalepet.dist import end_process
+
+        end_process(EXIT_REFUSED)
     sys.exit(EXIT_REFUSED)
 
 

@@ -24,7 +24,7 @@ _SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_
 
 def is_launched() -> bool:
     """Whether a launcher (deepspeed, torchrun, srun) has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def pick_device() -> torch.device:

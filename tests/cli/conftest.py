@@ -31,6 +31,7 @@ Run = Callable[..., Ended]
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """``run("train", "run.yaml")``, in this process, as rank 0."""
     monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr("scalepet.cli.voice.SECONDS_TO_SPEAK", 0.0)
 
     def run_one(*arguments: str) -> Ended:
         with pytest.raises(SystemExit) as ended:
