@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From a fresh machine to a trained adapter: real pretrained weights, real text, ZeRO-3 over all GPUs of
-# this machine, or over two CPU processes where it has none. About 5 minutes on 2 cores after the download.
+# From a fresh machine to a trained adapter: real pretrained weights, real text, ZeRO-3 over all GPUs
+# of this machine, or over two CPU processes where it has none. About 7 minutes on 2 cores, the
+# environment included.
 #
 #   bash launchers/quickstart.sh         a BERT learns to sort newsgroup postings
 #   bash launchers/quickstart.sh --t5    a T5 learns to name the topic of a passage
@@ -20,13 +21,15 @@ export PATH TOKENIZERS_PARALLELISM=false
 scalepet assets "$model" "$data"
 
 port="$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')"
-launch=(deepspeed --master_port "$port")
+launch=(deepspeed --master_port "$port" --log_level error)
+cpus=()
 if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
   # One thread a process: two processes share what is likely a laptop.
-  launch+=(--num_accelerators 2)
+  cpus=(--num_accelerators 2)
   export DS_ACCELERATOR=cpu OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 fi
-launch+=(--module scalepet train "launchers/quickstart-$preset.yaml")
+train=(--module scalepet train "launchers/quickstart-$preset.yaml")
+launch+=("${cpus[@]}" "${train[@]}")
 
 run="runs/quickstart-$preset"
 rm -rf "$run"
@@ -49,6 +52,6 @@ scalepet predict "$run/apet" --text "$text"
 cat <<END
 
 Next: change launchers/quickstart-$preset.yaml or override any field of it, such as
-  ${launch[*]} output=runs/smaller method.budget=1000
+  deepspeed ${cpus[*]} ${train[*]} output=runs/smaller method.budget=1000
 and see all fields with: scalepet train --fields
 END
