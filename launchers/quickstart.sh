@@ -45,7 +45,7 @@ scalepet report "${runs[@]}" --figure "$run/curves.png"
 if [[ "$preset" == bert ]]; then
   text="the launch of the shuttle was delayed because of the weather at the cape"
 else
-  text="The violin is a wooden string instrument, the smallest of its family, played with a bow."
+  text="The Danube is the second-longest river in Europe, from the Black Forest to the Black Sea."
 fi
 printf '\n$ scalepet predict %s/apet --text "%s"\n' "$run" "$text"
 scalepet predict "$run/apet" --text "$text"

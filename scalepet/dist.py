@@ -6,9 +6,8 @@ Every function is a collective unless it says otherwise: all ranks call it, in t
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import torch
 import torch.distributed as torch_dist
@@ -132,19 +131,6 @@ def together(work: Callable[[], T]) -> T:
         fault = error
     agree(fault)
     return result  # type: ignore[no-any-return]
-
-
-def end_process(code: int) -> NoReturn:
-    """End this process with this exit code, whatever the others do. Not a collective.
-
-    With a process group that is still up, an ordinary exit destroys threads that run, and the
-    process aborts: a launcher then sees a crash in place of the code.
-    """
-    if not _has_group():
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 class _Report(NamedTuple):

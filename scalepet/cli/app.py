@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
@@ -12,7 +11,7 @@ import typer
 from scalepet.cli.answer import evaluate, predict
 from scalepet.cli.look import assets, report
 from scalepet.cli.train import train
-from scalepet.cli.voice import EXIT_REFUSED, refuse
+from scalepet.cli.voice import EXIT_REFUSED, end, refuse
 from scalepet.errors import ScalepetError
 
 app = typer.Typer(
@@ -65,4 +64,4 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "scalepet"
         refuse([f"{error.format_message().rstrip('.')}; try: {command} --help"])
-    sys.exit(code or 0)
+    end(code or 0)

@@ -28,11 +28,16 @@ def refuse(faults: Sequence[str]) -> NoReturn:
             typer.echo(f"scalepet: {fault}", err=True)
     else:
         time.sleep(SECONDS_TO_SPEAK)
-    if "torch" in sys.modules:
-        from scalepet.dist import end_process
+    end(EXIT_REFUSED)
 
-        end_process(EXIT_REFUSED)
-    sys.exit(EXIT_REFUSED)
+
+def end(code: int) -> NoReturn:
+    """End this process, which may have worked in a group of processes."""
+    # Looked up, not imported: commands that need no engine end without its seconds of imports.
+    processes = sys.modules.get("scalepet.engine.processes")
+    if processes is not None:
+        processes.end_process(code)
+    sys.exit(code)
 
 
 def quiet_libraries() -> None:

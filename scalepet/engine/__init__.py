@@ -13,6 +13,7 @@ from scalepet.engine.files import read_folder, write_folder
 from scalepet.engine.loop import LossSum, StepReport, on_device, train_steps
 from scalepet.engine.parameters import full_shape, load_trained, trained_parameters
 from scalepet.engine.processes import (
+    end_process,
     is_launched,
     join_processes,
     leave_processes,
@@ -46,6 +47,7 @@ __all__ = [
     "answer_all",
     "building_into_shards",
     "compose_ds_config",
+    "end_process",
     "full_shape",
     "is_launched",
     "join_processes",

@@ -6,12 +6,17 @@ import logging
 import os
 import resource
 import socket
+import sys
 import warnings
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 
 from scalepet.errors import LaunchError
+
+_joined = False
+"""Whether this process has been in a process group."""
 
 DEFAULT_TIMEOUT_SECONDS = 1800
 """How long a collective waits for the others.
@@ -81,6 +86,8 @@ def join_processes(*, timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS) -> torch.d
         raise LaunchError(
             f"rank {os.environ['RANK']} cannot join the group at {address}: {error}"
         ) from error
+    global _joined
+    _joined = True
     return device
 
 
@@ -89,6 +96,20 @@ def leave_processes() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with this exit code, whatever the others do.
+
+    DeepSpeed holds on to its groups, and an ordinary exit of the interpreter now and then destroys
+    one whose threads still run: the process aborts, and a launcher sees a crash in place of the
+    code. So a process that has been in a group leaves without the interpreter's clean-up.
+    """
+    if not _joined:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def peak_memory_bytes() -> int:

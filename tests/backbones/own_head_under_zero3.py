@@ -8,7 +8,13 @@ import sys
 import torch
 
 from scalepet.backbones import Backbone, load_model, read_model_config
-from scalepet.engine import building_into_shards, compose_ds_config, join_processes, leave_processes
+from scalepet.engine import (
+    building_into_shards,
+    compose_ds_config,
+    end_process,
+    join_processes,
+    leave_processes,
+)
 
 join_processes()
 backbone = Backbone(json.loads(sys.argv[1]))
@@ -31,3 +37,4 @@ with deepspeed.zero.GatheredParameters(list(weights.values())):
         "SUMS", json.dumps({name: weight.double().sum().item() for name, weight in weights.items()})
     )
 leave_processes()
+end_process(0)

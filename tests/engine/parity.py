@@ -212,6 +212,7 @@ def main() -> None:
             (out / f"{name}.json").write_text(json.dumps(numbers))
             safetensors.torch.save_file(tensors, out / f"{name}.safetensors")
     engine.leave_processes()
+    engine.end_process(0)
 
 
 if __name__ == "__main__":

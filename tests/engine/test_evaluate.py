@@ -340,6 +340,7 @@ def main() -> None:
                 found[name] = {"texts": answers.texts, "loss": answers.loss}
     (Path(argument["out"]) / f"{dist.rank()}.json").write_text(json.dumps(found))
     engine.leave_processes()
+    engine.end_process(0)
 
 
 if __name__ == "__main__":

@@ -282,6 +282,7 @@ def main() -> None:
     found = {name: train(case, Path(argument["folder"])) for name, case in CASES.items()}
     (Path(argument["out"]) / f"{dist.rank()}.json").write_text(json.dumps(found))
     engine.leave_processes()
+    engine.end_process(0)
 
 
 if __name__ == "__main__":

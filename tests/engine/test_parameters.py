@@ -388,6 +388,7 @@ def main() -> None:
     seen = {name: tensor.contiguous().clone() for name, tensor in seen.items()}
     safetensors.torch.save_file(seen, Path(argument["out"]) / f"{dist.rank()}.safetensors")
     engine.leave_processes()
+    engine.end_process(0)
 
 
 if __name__ == "__main__":

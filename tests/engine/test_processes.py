@@ -23,6 +23,7 @@ from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
 from scalepet import dist
 from scalepet.engine import (
+    end_process,
     is_launched,
     join_processes,
     leave_processes,
@@ -193,6 +194,21 @@ def test_a_stale_lock_and_no_compiler_are_no_obstacle(stale_lock: Path, run_rank
 
 @pytest.mark.distributed
 @pytest.mark.timeout(120)
+def test_a_process_ends_with_its_code_and_its_words_also_inside_a_group() -> None:
+    script = (
+        "from scalepet.engine import end_process, join_processes\n"
+        "join_processes(timeout_seconds=30)\n"
+        "print('last words', end='')\n"
+        "end_process(7)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stdout[-10:]) == (7, "last words"), done.stderr[-4000:]
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(120)
 def test_a_process_alone() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
     done = subprocess.run(
@@ -267,3 +283,4 @@ def work_alone() -> None:
 
 if __name__ == "__main__":
     work_alone() if sys.argv[1] == "alone" else work_together()
+    end_process(0)
