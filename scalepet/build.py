@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from scalepet import backbones, data, dist, engine
-from scalepet.backbones import Backbone, Family, Site
+from scalepet.backbones import Backbone, Family
 from scalepet.config import RunConfig, method_options
 from scalepet.data import Encoded, Form, Rows, Task
 from scalepet.engine import AdamW, Answerer
@@ -32,7 +33,6 @@ class Plan:
         family: how the backbone is used.
         model_config: of transformers.
         backbone: what to load.
-        sites: every tensor of the backbone.
         method: what is tuned, counted.
         tokenizer: the backbone's.
     """
@@ -43,9 +43,13 @@ class Plan:
     family: Family
     model_config: Any
     backbone: Backbone
-    sites: tuple[Site, ...]
     method: Method
     tokenizer: Any
+
+    @cached_property
+    def backbone_fingerprint(self) -> str:
+        """The name of the backbone's weights; its files are read once."""
+        return backbones.fingerprint(self.backbone, self.model_config)
 
     @property
     def loss_sum(self) -> engine.LossSum:
@@ -78,7 +82,6 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
     family = backbones.family_of(model_config)
     form: Form | None = None
     method: Method | None = None
-    sites: tuple[Site, ...] = ()
     with faults.noted():
         form = _form(task, family, model_config)
     with faults.noted("method: "):
@@ -86,7 +89,7 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
         method = METHODS[config.method.name](sites, **method_options(config.method))
     faults.raise_any()
     assert form is not None and method is not None
-    return Plan(config, task, form, family, model_config, backbone, sites, method, tokenizer)
+    return Plan(config, task, form, family, model_config, backbone, method, tokenizer)
 
 
 def _backbone(config: RunConfig, *, num_classes: int | None) -> Backbone:
@@ -193,9 +196,11 @@ def train_loader(plan: Plan, train: Encoded) -> data.TrainLoader:
     )
 
 
-def ds_config_of(plan: Plan, loader: data.TrainLoader) -> dict[str, Any]:
+def ds_config_of(
+    plan: Plan, ds_file: Mapping[str, Any], loader: data.TrainLoader
+) -> dict[str, Any]:
     return engine.compose_ds_config(
-        engine.read_ds_file(plan.config.deepspeed),
+        ds_file,
         precision=plan.config.precision,
         micro_batch_size=plan.config.train.micro_batch_size,
         num_micro_batches=loader.num_micro_batches,

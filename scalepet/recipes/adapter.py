@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 import scalepet
-from scalepet import backbones, engine
+from scalepet import engine
 from scalepet.build import Plan, plan_run
 from scalepet.config import RunConfig, check_config, plain
 from scalepet.errors import CheckpointError
@@ -41,7 +41,7 @@ def save_adapter(
         "scalepet": scalepet.__version__,
         "config": plain(plan.config),
         "labels": list(plan.task.labels),
-        "backbone_fingerprint": backbones.fingerprint(plan.backbone, plan.model_config),
+        "backbone_fingerprint": plan.backbone_fingerprint,
         "method": plan.method.record(),
         "num_steps": num_steps,
         "metrics": dict(metrics),
@@ -116,7 +116,7 @@ def open_adapter(
             f"{folder} was trained as {record['method']}, which comes out as {plan.method.record()}"
             f" on {config.backbone.path}; allowed: the backbone that it was trained on"
         )
-    here = backbones.fingerprint(plan.backbone, plan.model_config)
+    here = plan.backbone_fingerprint
     if here != record["backbone_fingerprint"] and not other_weights:
         faults.append(
             f"{folder} was trained on weights {record['backbone_fingerprint']},"

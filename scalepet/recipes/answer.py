@@ -46,6 +46,15 @@ class Ready:
             device=self.device,
         )
 
+    def score(self, encoded: Encoded) -> dict[str, float]:
+        """The metrics of the task and the loss, the same on every rank."""
+        answers = self.answer(encoded)
+        assert answers.loss is not None
+        scores = data.score(
+            self.plan.task.metrics, predictions=answers.texts, references=encoded.references
+        )
+        return {**scores, "loss": answers.loss}
+
     def encode(self, rows: Rows, *, labelled: bool) -> Encoded:
         return data.encode(
             self.plan.task,
@@ -89,14 +98,11 @@ def evaluate_adapter(folder: Path, **options: Any) -> dict[str, float]:
         options: as for ``ready_adapter``.
     """
     with ready_adapter(folder, **options) as ready:
-        task = ready.plan.task
+        source = ready.plan.task.source
         encoded = dist.together(
-            lambda: ready.encode(data.load_split(task.source, "eval"), labelled=True)
+            lambda: ready.encode(data.load_split(source, "eval"), labelled=True)
         )
-        answers = ready.answer(encoded)
-        scores = data.score(task.metrics, predictions=answers.texts, references=encoded.references)
-        assert answers.loss is not None
-        return {**scores, "loss": answers.loss, "rows": encoded.num_rows}
+        return {**ready.score(encoded), "rows": encoded.num_rows}
 
 
 def predict(

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 import torch
 from rich.console import Console
 
-from scalepet import build, data, dist, engine
+from scalepet import build, dist, engine
 from scalepet.config import RunConfig, plain
 from scalepet.engine import Engine, Progress, StepReport
 from scalepet.errors import ScalepetError
 from scalepet.recipes import screen
 from scalepet.recipes.adapter import save_adapter
-from scalepet.recipes.prepare import Prepared, fingerprint, majority, prepare
+from scalepet.recipes.answer import Ready
+from scalepet.recipes.prepare import Prepared, majority, prepare
 from scalepet.recipes.run_folder import ADAPTER, STATE, describe_run, write_result
 from scalepet.tracking import Trackers, open_trackers, track_steps
 
@@ -55,7 +56,7 @@ def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
             trackers.log(report.num_steps, scores, kind="eval")
             progress = _judge(prepared, runner, progress, scores, report.num_steps)
             engine.save_run_state(
-                config.output / STATE, runner, progress=progress, fingerprint=fingerprint(prepared)
+                config.output / STATE, runner, progress=progress, fingerprint=prepared.fingerprint
             )
             if _has_stalled(config, progress):
                 break
@@ -68,9 +69,9 @@ def _start(prepared: Prepared) -> tuple[Engine, Progress]:
     plan, config = prepared.plan, prepared.plan.config
     state = None
     if prepared.has_state:
-        expected = fingerprint(prepared)
+        folder = config.output / STATE
         state = dist.together(
-            lambda: engine.load_run_state(config.output / STATE, fingerprint=expected)
+            lambda: engine.load_run_state(folder, fingerprint=prepared.fingerprint)
         )
     model, head_names = dist.together(lambda: build.load_and_attach(plan, prepared.ds_config))
     if state is not None:
@@ -172,20 +173,8 @@ def _is_evaluated(prepared: Prepared, num_steps: int) -> bool:
 
 def _evaluate(prepared: Prepared, runner: Engine) -> dict[str, float]:
     """Scores of the evaluation split as ``eval/accuracy`` and so on, the same on every rank."""
-    plan = prepared.plan
-    answers = engine.answer_all(
-        runner.module,
-        prepared.eval,
-        build.answerer_of(plan, all_ranks_together=runner.is_sharded),
-        micro_batch_size=plan.config.evaluate.micro_batch_size,
-        pad_id=plan.tokenizer.pad_token_id,
-        device=runner.device,
-    )
-    scores = data.score(
-        plan.task.metrics, predictions=answers.texts, references=prepared.eval.references
-    )
-    assert answers.loss is not None
-    return {"eval/loss": answers.loss, **{f"eval/{name}": value for name, value in scores.items()}}
+    ready = Ready(prepared.plan, runner.module, runner.device, runner.is_sharded)
+    return {f"eval/{name}": value for name, value in ready.score(prepared.eval).items()}
 
 
 def _judge(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from scalepet import backbones, build, data, engine
+from scalepet import build, data, engine
 from scalepet.build import Plan
 from scalepet.config import RunConfig, plain
 from scalepet.data import Encoded, Rows, TrainLoader
@@ -26,12 +27,39 @@ class Prepared:
     num_steps: int
     has_state: bool
 
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What may not change between the parts of one run. World size, sharding and output may."""
+        config = plain(self.plan.config)
+        return {
+            "backbone": self.plan.backbone_fingerprint,
+            "method": self.plan.method.record(),
+            "labels": list(self.plan.task.labels),
+            "train rows": self.train.fingerprint,
+            "seed": config["seed"],
+            "precision": config["precision"],
+            "optimizer": {
+                name: config["train"][name]
+                for name in (
+                    "batch_size",
+                    "learning_rate",
+                    "head_learning_rate",
+                    "weight_decay",
+                    "schedule",
+                    "warmup",
+                    "clip",
+                )
+            },
+            "steps": self.num_steps,
+        }
+
 
 def prepare(config: RunConfig, *, resume: bool) -> Prepared:
     """Everything that can be wrong is wrong here: before a weight is loaded."""
     faults = Faults()
+    ds_file: dict[str, Any] = {}
     with faults.noted():
-        engine.read_ds_file(config.deepspeed)
+        ds_file = engine.read_ds_file(config.deepspeed)
     task = config.task
     rows: dict[str, Rows] = {}
     with faults.noted():
@@ -48,37 +76,11 @@ def prepare(config: RunConfig, *, resume: bool) -> Prepared:
         train=encoded["train"],
         eval=encoded["eval"],
         loader=loader,
-        ds_config=build.ds_config_of(plan, loader),
+        ds_config=build.ds_config_of(plan, ds_file, loader),
         num_steps=config.train.steps
         or math.ceil((config.train.epochs or 0) * loader.steps_per_epoch),
         has_state=open_run_folder(plan, resume=resume),
     )
-
-
-def fingerprint(prepared: Prepared) -> dict[str, Any]:
-    """What may not change between the parts of one run. World size, sharding and output may."""
-    config = plain(prepared.plan.config)
-    return {
-        "backbone": backbones.fingerprint(prepared.plan.backbone, prepared.plan.model_config),
-        "method": prepared.plan.method.record(),
-        "labels": list(prepared.plan.task.labels),
-        "train rows": prepared.train.fingerprint,
-        "seed": config["seed"],
-        "precision": config["precision"],
-        "optimizer": {
-            name: config["train"][name]
-            for name in (
-                "batch_size",
-                "learning_rate",
-                "head_learning_rate",
-                "weight_decay",
-                "schedule",
-                "warmup",
-                "clip",
-            )
-        },
-        "steps": prepared.num_steps,
-    }
 
 
 def majority(rows: Encoded) -> float | None:

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-CONTENT: dict[str, Any] = {
-    "output": "runs/first",
-    "backbone": {"path": "google/flan-t5-small"},
-    "task": {
-        "kind": "classification",
-        "source": {"path": "csv", "files": {"train": "train.csv", "validation": "held_out.csv"}},
-        "template": "{text}",
-        "target": "label",
-    },
-    "method": {"name": "apet", "budget": 4096},
-}
 GONE = object()
 NOTHING = {"steps": None, "epochs": None}
 
@@ -106,9 +94,8 @@ def test_there_are_bad_fields_enough() -> None:
 
 
 @pytest.fixture
-def config_file(tmp_path: Path) -> Any:
+def config_file(tmp_path: Path, content: dict[str, Any]) -> Any:
     def write(fields: dict[str, Any]) -> str:
-        content = copy.deepcopy(CONTENT)
         for name, value in fields.items():
             *parents, last = name.split(".")
             place = content

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,10 @@ KILLED = Path(__file__).with_name("killed.py")
 NUM_STEPS, NUM_EVAL_ROWS = 12, 23
 
 
-def launcher() -> list[str]:
-    """Two ranks under DeepSpeed's launcher, on a port that nobody else has."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    options = ["--num_accelerators=2", f"--master_port={port}"]
-    return [sys.executable, "-m", "deepspeed.launcher.runner", *options]
-
-
-def start(num_ranks: int) -> list[str]:
-    return SCALEPET if num_ranks == 1 else [*launcher(), "--module", "scalepet"]
-
-
-def start_killed(num_ranks: int) -> list[str]:
-    return [*([sys.executable] if num_ranks == 1 else launcher()), str(KILLED)]
+@pytest.fixture(scope="module")
+def start(launch_two) -> Callable[[int], list[str]]:
+    """``start(2)``: scalepet on so many ranks."""
+    return lambda num_ranks: SCALEPET if num_ranks == 1 else launch_two("--module", "scalepet")
 
 
 def run(command: list[Any], *, code: int = 0) -> str:
@@ -68,7 +58,7 @@ def read_table(shown: str) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def trained(write_run, tmp_path_factory) -> dict[tuple[str, int], Path]:
+def trained(start, write_run, tmp_path_factory) -> dict[tuple[str, int], Path]:
     """Run folders of the same training by (backbone, number of ranks)."""
     root, folders = tmp_path_factory.mktemp("trained"), {}
     for backbone in ("bert", "t5"):
@@ -100,7 +90,7 @@ def test_one_and_two_ranks_give_the_same_losses(backbone, trained):
 
 @pytest.mark.parametrize("backbone", ["bert", "t5"])
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_the_saved_adapter_scores_as_it_did_in_training(backbone, num_ranks, trained):
+def test_the_saved_adapter_scores_as_it_did_in_training(start, backbone, num_ranks, trained):
     """Trained over two sharded ranks, scored whole in one process and sharded again."""
     metrics = read_result(trained[backbone, 2])["metrics"]
     scores = read_table(run([*start(num_ranks), "evaluate", trained[backbone, 2]]))
@@ -127,7 +117,7 @@ def test_predict_needs_no_deepspeed_and_answers_as_the_evaluation_did(
     assert shown.split() == found[:2]
 
 
-def test_t5_writes_texts_over_two_sharded_ranks(write_run, tmp_path):
+def test_t5_writes_texts_over_two_sharded_ranks(start, write_run, tmp_path):
     train = {"steps": 8, "evaluate_every": 8}
     run([*start(2), "train", write_run(tmp_path / "run", "t5-gated", is_text=True, train=train)])
     assert 0 <= read_metrics(tmp_path / "run")["eval", 8]["eval/exact_match"] <= 1
@@ -138,13 +128,14 @@ def test_t5_writes_texts_over_two_sharded_ranks(write_run, tmp_path):
     [(1, "zero3", 1), (2, "zero3", 2), (2, "zero3", 1), (1, "zero0", 2), (2, "zero2", 1)],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
-    ranks_before, stage_before, ranks_after, write_run, trained, tmp_path
+    start, launch_two, ranks_before, stage_before, ranks_after, write_run, trained, tmp_path
 ):
     """Killed without warning after its second save, and resumed, also on other ranks or stages."""
     folder, whole = tmp_path / "broken", trained["bert", ranks_after]
     config = write_run(folder, deepspeed=stage_before)
+    killed = [sys.executable, str(KILLED)] if ranks_before == 1 else launch_two(str(KILLED))
     done = subprocess.run(
-        [*start_killed(ranks_before), "train", str(config)],
+        [*killed, "train", str(config)],
         capture_output=True,
         timeout=240,
     )
@@ -175,7 +166,7 @@ def test_a_run_goes_on_only_as_it_began(trained):
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_an_adapter_on_another_backbone_is_refused(num_ranks, trained, tiny_backbones):
+def test_an_adapter_on_another_backbone_is_refused(start, num_ranks, trained, tiny_backbones):
     """All ranks end with exit code 2 and one message: the launcher passes the code on."""
     override = f"backbone.path={tiny_backbones / 't5-gated'}"
     shown = run([*start(num_ranks), "evaluate", trained["t5", 2], override], code=2)
@@ -193,7 +184,7 @@ def test_early_stopping_keeps_the_best(write_run, tmp_path):
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_all_faults_of_data_backbone_and_method_come_at_once(num_ranks, write_run, tmp_path):
+def test_all_faults_of_data_backbone_and_method_come_at_once(start, num_ranks, write_run, tmp_path):
     config = write_run(tmp_path / "run")
     overrides = [
         "deepspeed={zero_optimzation: {stage: 3}}",
