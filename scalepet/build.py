@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from scalepet import backbones, data, dist, engine
-from scalepet.backbones import Backbone, Family
-from scalepet.config import RunConfig, method_options
+from scalepet.backbones import Backbone, Family, Loaded, Site
+from scalepet.config import FurtherMethod, RunConfig, method_options, same_as
 from scalepet.data import Encoded, Form, Rows, Task
 from scalepet.engine import AdamW, Answerer
 from scalepet.errors import ConfigError, Faults
-from scalepet.pet import METHODS, Method
+from scalepet.pet import METHODS, Method, together
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -76,7 +75,8 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
             path=config.backbone.tokenizer,
             vocab_size=getattr(model_config, "vocab_size", None),
         )
-    faults.raise_any()
+    if model_config is None:
+        faults.raise_any()
     with faults.noted():
         _check_lengths(task, model_config)
     family = backbones.family_of(model_config)
@@ -86,10 +86,40 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
         form = _form(task, family, model_config)
     with faults.noted("method: "):
         sites = backbones.sketch_sites(model_config)
-        method = METHODS[config.method.name](sites, **method_options(config.method))
+        method = _plan_method(config, sites)
+        if not method.num_parameters and not family.head:
+            raise ConfigError(
+                f"name: head trains nothing on a {model_config.model_type} backbone, which has no"
+                f" head; allowed: {', '.join(name for name in METHODS if name != 'head')}"
+            )
     faults.raise_any()
     assert form is not None and method is not None
     return Plan(config, task, form, family, model_config, backbone, method, tokenizer)
+
+
+def _plan_method(config: RunConfig, sites: Sequence[Site]) -> Method:
+    """All methods of the config as one.
+
+    Raises:
+        ConfigError: every fault of all of them.
+    """
+    faults, methods = Faults(), []
+    for section in config.method.all:
+        with faults.noted(f"{section.name}: " if config.method.also else ""):
+            methods.append(_plan_section(section, sites))
+    faults.raise_any()
+    return together(methods)
+
+
+def _plan_section(section: FurtherMethod, sites: Sequence[Site]) -> Method:
+    options = method_options(section)
+    other = same_as(options.get("budget"))
+    if other is not None:
+        faults = Faults()
+        with faults.noted(f"budget: {options['budget']}: "):
+            options["budget"] = _plan_section(FurtherMethod(**other), sites).num_parameters
+        faults.raise_any()
+    return METHODS[section.name](sites, **options)
 
 
 def _backbone(config: RunConfig, *, num_classes: int | None) -> Backbone:
@@ -108,7 +138,7 @@ def _form(task: Task, family: Family, model_config: Any) -> Form:
     if task.kind not in family.forms:
         raise ConfigError(
             f"task.kind: a {model_config.model_type} backbone cannot do {task.kind!r};"
-            f" allowed: {', '.join(family.forms)}"
+            f" allowed: {', '.join(family.forms) or 'none yet'}"
         )
     return family.forms[task.kind]
 
@@ -156,24 +186,23 @@ def encode_splits(plan: Plan, rows: dict[str, Rows]) -> dict[str, Encoded]:
     return encoded
 
 
-def load_and_attach(
-    plan: Plan, ds_config: dict[str, Any] | None = None
-) -> tuple[nn.Module, tuple[str, ...]]:
-    """The frozen backbone with the method on it, only what is trained asking for gradients; and the
-    head's names.
+def load_backbone(plan: Plan, ds_config: dict[str, Any] | None = None) -> Loaded:
+    """The frozen backbone with nothing on it.
 
     Args:
         ds_config: where its stage is 3, the model is built into shards.
     """
     with engine.building_into_shards(ds_config or {}):
-        loaded = backbones.load_model(
+        return backbones.load_model(
             plan.backbone, plan.model_config, dtype=DTYPES[plan.config.precision]
         )
-    plan.method.attach(loaded.model)
-    for name, parameter in loaded.model.named_parameters():
-        if name in loaded.head_names:
-            parameter.requires_grad_(True)
-    return loaded.model, loaded.head_names
+
+
+def attach(method: Method, loaded: Loaded) -> None:
+    """Put the method on the backbone; it and the head then ask for gradients, and nothing else."""
+    method.attach(loaded.model)
+    for name in loaded.head_names:
+        loaded.model.get_parameter(name).requires_grad_(True)
 
 
 def optimizer_of(config: RunConfig) -> AdamW:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ T5_SHAPE = {
 
 @pytest.fixture(scope="session")
 def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny random models: t5 (tied, ReLU), t5-gated (its own head) and bert."""
+    """Tiny random models in one folder: t5 (tied, ReLU), t5-gated (its own head), bert, vit."""
     import torch
     import transformers
 
@@ -65,7 +66,17 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     transformers.T5ForConditionalGeneration(tied).save_pretrained(folder / "t5")
     own_head_t5()(gated).save_pretrained(folder / "t5-gated")
+    vit = transformers.ViTConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=40,
+        image_size=16,
+        patch_size=8,
+        initializer_range=0.1,
+    )
     transformers.BertModel(bert).save_pretrained(folder / "bert")
+    transformers.ViTModel(vit, add_pooling_layer=False).save_pretrained(folder / "vit")
     return folder
 
 
@@ -127,7 +138,10 @@ def finish_ranks(
 ) -> list[tuple[int, str]]:
     """(exit code, output) of every rank; all are killed when one does not end in time."""
     try:
-        outputs = [process.communicate(timeout=timeout_seconds)[0] for process in processes]
+        # All at once: a rank whose pipe is full waits, and the others wait for it.
+        with ThreadPoolExecutor(len(processes)) as threads:
+            waiting = threads.map(lambda p: p.communicate(timeout=timeout_seconds)[0], processes)
+            outputs = list(waiting)
     finally:
         for process in processes:
             process.kill()

@@ -13,15 +13,26 @@ from scalepet.backbones.families import (
     write_text,
 )
 from scalepet.backbones.fingerprint import fingerprint
+from scalepet.backbones.joints import attend_prefix
 from scalepet.backbones.load import (
     Loaded,
     building_under,
     load_model,
     quiet_transformers,
+    sketch_model,
     sketch_sites,
 )
 from scalepet.backbones.model_config import family_of, longest_input, read_model_config
-from scalepet.backbones.sites import SITE_KINDS, Site, SiteKind, list_sites, match_sites
+from scalepet.backbones.overrides import (
+    bare,
+    detach,
+    overridden_modules,
+    override,
+    recording_additions,
+    shadowed,
+)
+from scalepet.backbones.plain import write_model_config, write_weights
+from scalepet.backbones.sites import SITE_KINDS, Part, Site, SiteKind, list_sites, match_sites
 from scalepet.backbones.tokenizer import load_tokenizer
 
 __all__ = [
@@ -30,10 +41,14 @@ __all__ = [
     "Backbone",
     "Family",
     "Loaded",
+    "Part",
     "Site",
     "SiteKind",
+    "attend_prefix",
+    "bare",
     "building_under",
     "classify",
+    "detach",
     "family_of",
     "fingerprint",
     "list_sites",
@@ -41,9 +56,16 @@ __all__ = [
     "load_tokenizer",
     "longest_input",
     "match_sites",
+    "overridden_modules",
+    "override",
     "quiet_transformers",
     "read_model_config",
+    "recording_additions",
     "score_label_words",
+    "shadowed",
+    "sketch_model",
     "sketch_sites",
+    "write_model_config",
     "write_text",
+    "write_weights",
 ]

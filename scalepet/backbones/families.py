@@ -18,6 +18,17 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
+from scalepet.backbones.joints import (
+    Branch,
+    Prompt,
+    beside_module,
+    beside_residual,
+    read_prompt_bert,
+    read_prompt_t5,
+    read_prompt_vit,
+)
+from scalepet.backbones.sites import Part
+
 Form = Literal["head", "label_words", "text"]
 
 IGNORED = -100
@@ -38,6 +49,12 @@ class Family:
         loss_sum: ``(model, tensors, config=...) -> Tensor ()``, the cross-entropy summed over all
             targets that count, in nats. ``model`` is only called: it may be DeepSpeed's engine,
             whose attributes are not those of the model.
+        parts: patterns of the names of weights, by the part that they play in a block.
+        head_width: ``config -> columns of one attention head``.
+        read_prompt: ``(model, prompt, length)``, lets the backbone read that many positions more.
+        beside: ``(sublayer, branch)``, adds what ``branch`` makes of a sub-layer's input to its
+            output; ``sublayer`` is the module that owns the sub-layer's last projection.
+        cross: patterns of the tensors of cross-attentions.
         needs: fields of the config that may not be null.
     """
 
@@ -46,6 +63,11 @@ class Family:
     head: tuple[str, ...]
     may_lack: tuple[str, ...]
     loss_sum: Callable[..., Tensor]
+    parts: Mapping[Part, tuple[str, ...]]
+    head_width: Callable[[Any], int]
+    read_prompt: Callable[[Any, Prompt, int], None]
+    beside: Callable[[nn.Module, Branch], None]
+    cross: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
 
@@ -74,7 +96,7 @@ def _cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def _bert_loss_sum(model: nn.Module, tensors: Mapping[str, Tensor], *, config: Any) -> Tensor:
+def _head_loss_sum(model: nn.Module, tensors: Mapping[str, Tensor], *, config: Any) -> Tensor:
     return _cross_entropy_sum(classify(model, tensors), tensors["labels"])
 
 
@@ -100,10 +122,9 @@ def _shift_right(labels: Tensor, config: Any) -> Tensor:
 
 
 def classify(model: nn.Module, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Logits of a model with a classification head, (rows, classes)."""
-    logits: Tensor = model(
-        input_ids=tensors["input_ids"], attention_mask=tensors["attention_mask"]
-    ).logits
+    """Logits of a model with a classification head, (rows, classes); from token ids or pixels."""
+    inputs = {name: tensor for name, tensor in tensors.items() if name != "labels"}
+    logits: Tensor = model(**inputs).logits
     return logits
 
 
@@ -179,7 +200,18 @@ FAMILIES: dict[str, Family] = {
         model_class=lambda config: transformers.BertForSequenceClassification,
         head=("classifier.*",),
         may_lack=("classifier.*", "bert.pooler.*"),
-        loss_sum=_bert_loss_sum,
+        loss_sum=_head_loss_sum,
+        parts={
+            "q": ("*.attention.self.query.weight",),
+            "k": ("*.attention.self.key.weight",),
+            "v": ("*.attention.self.value.weight",),
+            "o": ("*.attention.output.dense.weight",),
+            "ffn_in": ("*.intermediate.dense.weight",),
+            "ffn_out": ("*.output.dense.weight",),
+        },
+        head_width=lambda config: config.hidden_size // config.num_attention_heads,
+        read_prompt=read_prompt_bert,
+        beside=beside_residual,
     ),
     "t5": Family(
         forms={"classification": "label_words", "sequence_to_sequence": "text"},
@@ -187,7 +219,37 @@ FAMILIES: dict[str, Family] = {
         head=(),
         may_lack=(),
         loss_sum=_t5_loss_sum,
+        parts={
+            "q": ("*.SelfAttention.q.weight", "*.EncDecAttention.q.weight"),
+            "k": ("*.SelfAttention.k.weight", "*.EncDecAttention.k.weight"),
+            "v": ("*.SelfAttention.v.weight", "*.EncDecAttention.v.weight"),
+            "o": ("*.SelfAttention.o.weight", "*.EncDecAttention.o.weight"),
+            "ffn_in": ("*.DenseReluDense.wi.weight", "*.DenseReluDense.wi_[01].weight"),
+            "ffn_out": ("*.DenseReluDense.wo.weight",),
+        },
+        head_width=lambda config: config.d_kv,
+        read_prompt=read_prompt_t5,
+        beside=beside_module,
+        cross=("*.EncDecAttention.*",),
         needs=("decoder_start_token_id", "pad_token_id", "eos_token_id"),
+    ),
+    "vit": Family(
+        forms={},  # no task of pictures yet: the methods can be put on it, a run cannot
+        model_class=lambda config: transformers.ViTForImageClassification,
+        head=("classifier.*",),
+        may_lack=("classifier.*",),
+        loss_sum=_head_loss_sum,
+        parts={
+            "q": ("*.attention.q_proj.weight",),
+            "k": ("*.attention.k_proj.weight",),
+            "v": ("*.attention.v_proj.weight",),
+            "o": ("*.attention.o_proj.weight",),
+            "ffn_in": ("*.mlp.fc1.weight",),
+            "ffn_out": ("*.mlp.fc2.weight",),
+        },
+        head_width=lambda config: config.hidden_size // config.num_attention_heads,
+        read_prompt=read_prompt_vit,
+        beside=beside_module,
     ),
 }
 """By ``model_type`` of the transformers config; T5 v1.0, v1.1, flan-T5 and UL2 are all ``t5``."""

@@ -71,11 +71,28 @@ def sketch_sites(config: Any) -> tuple[Site, ...]:
     Raises:
         ConfigError: the config describes no model that can be built.
     """
-    family = family_of(config)
-    with in_plain_words(Backbone(config.name_or_path)), torch.device("meta"):
-        model = family.model_class(config)._from_config(config)
+    family, model = family_of(config), sketch_model(config)
     not_ours = family.head + family.may_lack
-    return tuple(site for site in list_sites(model) if not _matches(site.name, not_ours))
+    sites = list_sites(
+        model,
+        parts=family.parts,
+        head_width=family.head_width(config),
+        cross=family.cross,
+    )
+    return tuple(site for site in sites if not _matches(site.name, not_ours))
+
+
+def sketch_model(config: Any) -> nn.Module:
+    """The model without a single number in it, on the ``meta`` device.
+
+    Raises:
+        ConfigError: the config describes no model that can be built.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    assert not is_deepspeed_zero3_enabled(), "a sketch inside building_under has no shapes"
+    with in_plain_words(Backbone(config.name_or_path)), torch.device("meta"):
+        return family_of(config).model_class(config)._from_config(config)
 
 
 def load_model(backbone: Backbone, config: Any, *, dtype: torch.dtype) -> Loaded:
@@ -115,17 +132,42 @@ def _build(backbone: Backbone, config: Any, dtype: torch.dtype) -> tuple[Any, Co
     if backbone.random_start:
         # What AutoModel.from_config calls; the class alone would not build into shards.
         return model_class._from_config(config, dtype=dtype), ()
-    model, report = model_class.from_pretrained(
-        backbone.place,
-        config=config,
-        revision=backbone.revision,
-        dtype=dtype,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are reported, and refused in our words
-    )
-    _check_shapes(backbone, report["mismatched_keys"])
-    return model, report["missing_keys"]
+    with _drawing_alike(model_class, backbone.seed):
+        model, report = model_class.from_pretrained(
+            backbone.place,
+            config=config,
+            revision=backbone.revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported, and refused in our words
+        )
+    # A checkpoint that was tuned for other classes has a head of another size: ours starts anew.
+    head = family_of(config).head
+    mismatched = [key for key in report["mismatched_keys"] if not _matches(key[0], head)]
+    _check_shapes(backbone, mismatched)
+    new_head = {name for name, *_ in report["mismatched_keys"]}
+    return model, {*report["missing_keys"], *new_head}
+
+
+@contextlib.contextmanager
+def _drawing_alike(model_class: Any, seed: int) -> Iterator[None]:
+    """What a checkpoint lacks is drawn from the same seed, in shards or not.
+
+    Some classes (ViT) draw numbers while they are built, which costs the generator nothing on the
+    ``meta`` device and something in shards.
+    """
+    draw = model_class._initialize_missing_keys
+
+    def seeded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        torch.manual_seed(seed)
+        return draw(self, *args, **kwargs)
+
+    model_class._initialize_missing_keys = seeded
+    try:
+        yield
+    finally:
+        model_class._initialize_missing_keys = draw
 
 
 def _check_shapes(backbone: Backbone, mismatched: Collection[tuple[str, Any, Any]]) -> None:
@@ -162,9 +204,11 @@ def _checkpoint_activations(model: Any) -> None:
     gradients together.
 
     It needs an input that asks for gradients, which a frozen embedding does not give by itself;
-    transformers sees to that.
+    transformers sees to that for models that read tokens.
     """
     model.activation_checkpointing_enable({"use_reentrant": True})
+    if model.main_input_name != "input_ids":
+        model.enable_input_require_grads()
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

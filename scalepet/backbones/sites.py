@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,6 +14,8 @@ from scalepet.errors import ConfigError
 
 SiteKind = Literal["matrix", "embedding", "norm", "bias"]
 SITE_KINDS: tuple[SiteKind, ...] = get_args(SiteKind)
+Part = Literal["q", "k", "v", "o", "ffn_in", "ffn_out"]
+ATTENTION_PARTS: tuple[Part, ...] = ("q", "k", "v", "o")
 _NUM_ROLES_SHOWN = 40
 
 
@@ -25,12 +27,19 @@ class Site:
         name: its parameter name, e.g. ``encoder.block.0.layer.0.SelfAttention.q.weight``. A tied
             tensor has one site.
         shape: its full shape, whatever part of it a rank holds.
-        kind: ``matrix`` (weights of linear and convolution layers), ``embedding`` (look-up tables
-            and the output projection onto the vocabulary), ``norm`` (scale vectors) or ``bias``.
+        kind: ``matrix`` (weights of linear and convolution layers), ``embedding`` (look-up tables,
+            learnt tokens and positions, the output projection onto the vocabulary), ``norm`` (scale
+            vectors) or ``bias``.
         layer: the block that it belongs to, e.g. ``encoder.block.0``; its own top module outside of
             the blocks.
         role: its name without the numbers, the same in every layer, e.g.
             ``encoder.block.layer.SelfAttention.q.weight``.
+        part: what a linear layer of a block does: a projection of its attention (``q``, ``k``,
+            ``v``, ``o``), the way into (``ffn_in``) or out of (``ffn_out``) its feed-forward layer;
+            None for all else.
+        head_width: rows (columns of an ``o``) that belong to one attention head; None for what has
+            no heads.
+        is_cross: it belongs to an attention that looks at the encoder from the decoder.
     """
 
     name: str
@@ -38,16 +47,35 @@ class Site:
     kind: SiteKind
     layer: str
     role: str
+    part: Part | None = None
+    head_width: int | None = None
+    is_cross: bool = False
 
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def module(self) -> str:
+        """The path of the module that owns the tensor."""
+        return self.name.rpartition(".")[0]
 
-def list_sites(model: nn.Module) -> tuple[Site, ...]:
+
+def list_sites(
+    model: nn.Module,
+    *,
+    parts: Mapping[Part, Sequence[str]] | None = None,
+    head_width: int | None = None,
+    cross: Sequence[str] = (),
+) -> tuple[Site, ...]:
     """Every parameter of ``model`` as a site, in the model's order; tied parameters once.
 
     Works on a model on the ``meta`` device, so that the sites of any size are known in a second.
+
+    Args:
+        parts: patterns of the names of weights, by the part that they play.
+        head_width: of the attention heads of the model.
+        cross: patterns of the names of the tensors of cross-attentions.
     """
     owners = {
         f"{path}.{name}" if path else name: module
@@ -55,21 +83,32 @@ def list_sites(model: nn.Module) -> tuple[Site, ...]:
         for name, _ in module.named_parameters(recurse=False)
     }
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    return tuple(
-        _site(name, tuple(parameter.shape), owners[name], is_output=owners[name] is output)
-        for name, parameter in model.named_parameters()
-    )
+    found = []
+    for name, parameter in model.named_parameters():
+        part = _part(name, parts or {})
+        site = Site(
+            name=name,
+            shape=tuple(parameter.shape),
+            kind=_kind(name, parameter.dim(), owners[name], is_output=owners[name] is output),
+            layer=_layer(name),
+            role=_role(name),
+            part=part,
+            head_width=head_width if part in ATTENTION_PARTS else None,
+            is_cross=_matches_any(name, cross),
+        )
+        found.append(site)
+    return tuple(found)
 
 
-def _site(name: str, shape: tuple[int, ...], owner: nn.Module, *, is_output: bool) -> Site:
-    kind: SiteKind
-    if isinstance(owner, nn.Embedding) or is_output:
-        kind = "embedding"
-    elif len(shape) > 1:
-        kind = "matrix"
-    else:
-        kind = "bias" if name.rsplit(".", 1)[-1] == "bias" else "norm"
-    return Site(name, shape, kind, _layer(name), _role(name))
+def _kind(name: str, num_dimensions: int, owner: nn.Module, *, is_output: bool) -> SiteKind:
+    if num_dimensions == 1:
+        return "bias" if name.rsplit(".", 1)[-1] == "bias" else "norm"
+    is_map = isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    return "matrix" if is_map and not is_output else "embedding"
+
+
+def _part(name: str, parts: Mapping[Part, Sequence[str]]) -> Part | None:
+    return next((part for part, patterns in parts.items() if _matches_any(name, patterns)), None)
 
 
 def _layer(name: str) -> str:
@@ -89,19 +128,21 @@ def match_sites(
     sites: Sequence[Site],
     *,
     kinds: Iterable[SiteKind] = SITE_KINDS,
+    parts: Iterable[Part] | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> tuple[Site, ...]:
-    """The sites of these kinds whose name matches an ``include`` pattern and no ``exclude``
-    pattern.
+    """The sites of these kinds and parts whose name matches an ``include`` pattern and no
+    ``exclude`` pattern.
 
-    Patterns are shell-style (``*SelfAttention.[qv].weight``) and match the whole name.
+    Patterns are shell-style (``*SelfAttention.[qv].weight``) and match the whole name. With
+    ``parts`` None, sites of any part and of none are meant.
 
     Raises:
         ConfigError: a pattern that matches no site at all, or nothing is left; it shows names that
             exist.
     """
-    chosen_kinds = tuple(kinds)
+    chosen_kinds, chosen_parts = tuple(kinds), None if parts is None else tuple(parts)
     faults = [
         *_dead_patterns(sites, "include", include),
         *_dead_patterns(sites, "exclude", exclude),
@@ -110,11 +151,14 @@ def match_sites(
         site
         for site in sites
         if site.kind in chosen_kinds
+        and (chosen_parts is None or site.part in chosen_parts)
         and _matches_any(site.name, include)
         and not _matches_any(site.name, exclude)
     )
     if not chosen and not faults:
         wanted = f"kind {' or '.join(chosen_kinds)}" if chosen_kinds else "no kind"
+        if chosen_parts is not None:
+            wanted += f" and part {' or '.join(chosen_parts) or '(none given)'}"
         faults = [
             f"no tensor is of {wanted}, matches include {list(include)}"
             f" and stays clear of exclude {list(exclude)}"

@@ -7,29 +7,38 @@ from typing import Annotated
 
 import typer
 
-from scalepet.cli.arguments import Adapter, OtherWeights, Overrides
+from scalepet.cli.arguments import Adapter, Also, OtherWeights, Overrides
 from scalepet.cli.voice import is_main, quiet_libraries
 from scalepet.errors import ConfigError
 
 
 def evaluate(
-    adapter: Adapter, overrides: Overrides = None, other_weights: OtherWeights = False
+    adapter: Adapter,
+    overrides: Overrides = None,
+    also: Also = None,
+    other_weights: OtherWeights = False,
 ) -> None:
     """Score a saved adapter on the evaluation rows of its task.
 
     \b
     scalepet evaluate runs/first
+    scalepet evaluate runs/first --also runs/second
     scalepet evaluate runs/first task.source.files.validation=other.csv
     """
     from scalepet.config import read_overrides
-    from scalepet.recipes import evaluate_adapter
+    from scalepet.recipes import evaluate_adapters
 
     changes = read_overrides(overrides or ())
     quiet_libraries()
-    scores = evaluate_adapter(adapter, overrides=changes, other_weights=other_weights)
-    if is_main():
-        for name, value in scores.items():
-            typer.echo(f"{name}\t{value:.6g}")
+    folders = [adapter, *(also or ())]
+    scores = evaluate_adapters(folders, overrides=changes, other_weights=other_weights)
+    if not is_main():
+        return
+    if also:
+        typer.echo("\t".join(["metric", *map(str, folders)]))
+    for name in dict.fromkeys(name for one in scores for name in one):
+        values = [f"{one[name]:.6g}" if name in one else "-" for one in scores]
+        typer.echo("\t".join([name, *values]))
 
 
 def predict(
@@ -55,11 +64,12 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    also: Also = None,
     other_weights: OtherWeights = False,
 ) -> None:
     """Answer texts with a saved adapter.
 
-    One process needs no DeepSpeed.
+    With several, each has a column. One process needs no DeepSpeed.
 
     \b
     scalepet predict runs/first --text "what a film" --text "never again"
@@ -76,15 +86,19 @@ def predict(
     changes = read_overrides(overrides or ())
     quiet_libraries()
     answers = predict_rows(
-        adapter, texts=text or (), file=rows, overrides=changes, other_weights=other_weights
+        [adapter, *(also or ())],
+        texts=text or (),
+        file=rows,
+        overrides=changes,
+        other_weights=other_weights,
     )
     if not is_main():
         return
     if output is not None:
         write_answers(output, answers)
         return
-    for answer in answers:
-        typer.echo(answer)
+    for row in zip(*answers, strict=True):
+        typer.echo("\t".join(row))
 
 
 def _check_files(rows: Path | None, output: Path | None) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from scalepet.cli.answer import evaluate, predict
+from scalepet.cli.carry import export, import_
 from scalepet.cli.look import assets, report
 from scalepet.cli.train import train
 from scalepet.cli.voice import EXIT_REFUSED, end, refuse
@@ -42,8 +43,9 @@ def root(
         raise typer.Exit(EXIT_REFUSED)
 
 
-for _command in (train, evaluate, predict, report, assets):
+for _command in (train, evaluate, predict, export, report, assets):
     app.command()(_command)
+app.command("import")(import_)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -18,6 +18,15 @@ Overrides = Annotated[
 Adapter = Annotated[
     Path, typer.Argument(metavar="ADAPTER", help="An adapter, or the run folder that holds it.")
 ]
+Also = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--also",
+        metavar="ADAPTER",
+        help="A further adapter of the same backbone, which is loaded once; may be given often.",
+        show_default=False,
+    ),
+]
 OtherWeights = Annotated[
     bool,
     typer.Option(

@@ -10,18 +10,20 @@ from scalepet.config.listing import fields_as_yaml
 from scalepet.config.models import (
     BackboneConfig,
     EvaluateConfig,
+    FurtherMethod,
     MethodConfig,
     RunConfig,
     TrainConfig,
     WandbConfig,
     plain,
 )
-from scalepet.config.options import method_options
+from scalepet.config.options import method_options, same_as
 from scalepet.config.read import read_config, read_overrides
 
 __all__ = [
     "BackboneConfig",
     "EvaluateConfig",
+    "FurtherMethod",
     "MethodConfig",
     "RunConfig",
     "TrainConfig",
@@ -32,4 +34,5 @@ __all__ = [
     "plain",
     "read_config",
     "read_overrides",
+    "same_as",
 ]

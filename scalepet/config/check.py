@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from scalepet.config.faults import did_you_mean, faults_of
 from scalepet.config.fields import Trail, fields_of, walk
 from scalepet.config.models import DEFAULT_METHOD, RunConfig
-from scalepet.config.options import options_model
+from scalepet.config.options import options_model, same_as
 from scalepet.config.words import shown
 from scalepet.data import Task
 from scalepet.errors import ConfigError
@@ -50,7 +50,7 @@ def check_all(content: Any) -> tuple[RunConfig | None, list[str]]:
         unreadable = faults_of(error, RunConfig, content, elsewhere=[*walk(RunConfig), *_options()])
     faults = [
         *(fault for trail, fault in unreadable.items() if trail[0] != "method"),
-        *_method_faults(content.get("method", {})),
+        *_all_method_faults(content.get("method", {})),
         *_length_faults(content.get("train")),
         *_task_faults(content.get("task"), unreadable),
     ]
@@ -61,33 +61,65 @@ def _options() -> list[Trail]:
     return [("method", name) for method in METHODS.values() for name in fields_of(method)]
 
 
-def _method_faults(method: Any) -> Iterator[str]:
+def _all_method_faults(method: Any) -> Iterator[str]:
     """All of the section: its model does not know the options."""
+    yield from _method_faults(method, ("method",))
+    also = method.get("also", ()) if isinstance(method, Mapping) else ()
+    if not isinstance(also, (list, tuple)):
+        yield f"method.also: {shown(also)}; allowed: a list of methods"
+        return
+    for index, further in enumerate(also):
+        yield from _method_faults(further, ("method", f"also[{index}]"), may_nest=False)
+    names = [_name_of(method), *map(_name_of, also)]
+    for name in METHODS:
+        if names.count(name) > 1:
+            yield f"method.also: {name} stands twice; allowed: every method once"
+
+
+def _name_of(method: Any) -> Any:
+    return method.get("name", DEFAULT_METHOD) if isinstance(method, Mapping) else None
+
+
+def _method_faults(method: Any, place: Trail, *, may_nest: bool = True) -> Iterator[str]:
+    where = ".".join(place)
     if not isinstance(method, Mapping):
-        yield f"method: {shown(method)}; allowed: fields, as in {{name: {DEFAULT_METHOD}}}"
+        yield f"{where}: {shown(method)}; allowed: fields, as in {{name: {DEFAULT_METHOD}}}"
         return
-    name = method.get("name", DEFAULT_METHOD)
+    name = _name_of(method)
     if not isinstance(name, str) or name not in METHODS:
-        yield f"method.name: {shown(name)}; {did_you_mean(str(name), list(METHODS))}"
+        yield f"{where}.name: {shown(name)}; {did_you_mean(str(name), list(METHODS))}"
         return
-    options = {option: value for option, value in method.items() if option != "name"}
+    not_options = {"name", "also"} if may_nest else {"name"}
+    options = {option: value for option, value in method.items() if option not in not_options}
     faults: dict[Trail, str] = {}
     try:
         options_model(name).model_validate(options)
     except pydantic.ValidationError as error:
         noun = f"option of the method {name}"
-        faults = faults_of(error, METHODS[name], options, parent=("method",), noun=noun)
+        faults = faults_of(error, METHODS[name], options, parent=place, noun=noun)
     if "budget" in options and "budget" in fields_of(METHODS[name]):
         faults.pop(("budget",), None)  # masks know better what a budget is
-        yield from _budget_faults(options["budget"])
+        yield from _budget_faults(options["budget"], where)
     yield from faults.values()
 
 
-def _budget_faults(budget: Any) -> Iterator[str]:
+def _budget_faults(budget: Any, where: str) -> Iterator[str]:
     try:
-        check_budget(budget)
+        other = same_as(budget)
+        if other is None:
+            check_budget(budget)
+            return
+        is_own = same_as(other.get("budget")) is None
     except ConfigError as error:
-        yield from (f"method.{fault}" for fault in error.faults)
+        yield from (f"{where}.{fault}" for fault in error.faults)
+        return
+    except ValueError as error:
+        yield f"{where}.budget: {shown(budget)}: {error}; allowed: same-as:lora(r=4, alpha=8)"
+        return
+    if not is_own:
+        yield f"{where}.budget: {shown(budget)}; allowed: a method with a budget of its own"
+        return
+    yield from _method_faults(other, (*where.split("."), "budget"), may_nest=False)
 
 
 def _length_faults(train: Any) -> Iterator[str]:

@@ -76,7 +76,8 @@ def _of_dataclass(section: Any) -> Iterator[Field]:
 
 
 def _of_function(function: Callable[..., Any]) -> Iterator[Field]:
-    hints, meanings = get_type_hints(function), documented(function.__doc__)
+    hints = get_type_hints(function, include_extras=True)
+    meanings = documented(function.__doc__)
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY:
             default = NEEDED if parameter.default is parameter.empty else parameter.default

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
@@ -62,29 +63,41 @@ def _section_lines(section: Any, parents: Trail = ()) -> Iterator[str]:
 def _option_lines() -> Iterator[str]:
     """The options of every method; those of the default one stand, the others are comments."""
     for method, builder in METHODS.items():
+        is_default = method == DEFAULT_METHOD
+        width = _WIDTH if is_default else _WIDTH - len("# ")
         fields = fields_of(builder).values()
-        lines = [line for field in fields for line in _field_lines(field, ("method", field.name))]
-        if method == DEFAULT_METHOD:
+        lines = [
+            line
+            for field in fields
+            for line in _field_lines(field, ("method", field.name), width=width)
+        ]
+        if is_default:
             yield from lines
         else:
             yield f"  # name: {method}" + ("" if lines else "  (no options)")
             yield from (f"  # {line.removeprefix('  ')}" for line in lines)
 
 
-def _field_lines(field: Field, trail: Trail) -> Iterator[str]:
+def _field_lines(field: Field, trail: Trail, *, width: int = _WIDTH) -> Iterator[str]:
     is_needed = field.default is NEEDED
     value = _EXAMPLES.get(".".join(trail), None if is_needed else field.default)
     meaning = _MEANINGS.get(".".join(trail), field.meaning)
     words = words_of(field.kind)
-    if not any(word in words for word in _TELLS_NOTHING) and words not in meaning:
+    if not any(word in words for word in _TELLS_NOTHING) and not _says(meaning, field.kind, words):
         meaning += f" ({words})"
     text = f"{_indent(trail)}{field.name}: {_flow(value)}"
-    yield from _commented(text, f"NEEDED: {meaning}" if is_needed else meaning)
+    yield from _commented(text, f"NEEDED: {meaning}" if is_needed else meaning, width=width)
 
 
-def _commented(text: str, comment: str) -> Iterator[str]:
+def _says(meaning: str, kind: Any, words: str) -> bool:
+    """Whether a meaning already tells what is allowed, as in ``uniform over all, or even``."""
+    choices = get_args(kind) if get_origin(kind) is Literal else (words,)
+    return all(re.search(rf"\b{re.escape(choice)}\b", meaning) for choice in choices)
+
+
+def _commented(text: str, comment: str, *, width: int = _WIDTH) -> Iterator[str]:
     """The text with the comment beside it, or below it where the text is long."""
-    lines = textwrap.wrap(comment, _WIDTH - _COMMENT_COLUMN - 2, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(comment, width - _COMMENT_COLUMN - 2, break_on_hyphens=False) or [""]
     if len(text) >= _COMMENT_COLUMN:
         yield text
         text = ""

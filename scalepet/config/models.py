@@ -10,6 +10,7 @@ import pydantic
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
+from scalepet.config.words import listed
 from scalepet.data import Task
 from scalepet.engine import Precision, Schedule
 from scalepet.pet import METHODS
@@ -55,16 +56,34 @@ class BackboneConfig(Section):
     )
 
 
-class MethodConfig(BaseModel):
-    """What is tuned: the name of a method, and beside it that method's options."""
+class FurtherMethod(BaseModel):
+    """The name of a method, and beside it that method's options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = Field(DEFAULT_METHOD, description=f"the method: {' or '.join(METHODS)}")
+    name: str = Field(DEFAULT_METHOD, description=f"the method: {listed(list(METHODS))}")
 
     @property
     def options(self) -> dict[str, Any]:
-        """All fields but the name, as they stand in the file."""
+        """The fields that belong to the method, as they stand in the file."""
         return dict(self.model_extra or {})
+
+
+class MethodConfig(FurtherMethod):
+    """What is tuned: a method and its options, and further ones."""
+
+    also: tuple[FurtherMethod, ...] = Field(
+        (), description="further methods at the same time, each as in {name: prompt, length: 20}"
+    )
+
+    @property
+    def all(self) -> tuple[FurtherMethod, ...]:
+        """This method and the further ones."""
+        return (self, *self.also)
+
+    @property
+    def names(self) -> str:
+        """Of all methods, for people: apet + prompt."""
+        return " + ".join(method.name for method in self.all)
 
 
 class TrainConfig(Section):

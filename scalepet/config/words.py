@@ -57,9 +57,10 @@ def _limited(kind: Any, limits: Sequence[Any]) -> str:
 
 
 def listed(choices: Sequence[str]) -> str:
-    """``a, b or c``."""
+    """``a, b or c``; ``a, b or c, or null`` where a choice is itself a list of choices."""
     *others, last = choices
-    return f"{', '.join(others)} or {last}" if others else last
+    comma = "," if any(" or " in choice for choice in others) else ""
+    return f"{', '.join(others)}{comma} or {last}" if others else last
 
 
 def shown(value: Any) -> str:

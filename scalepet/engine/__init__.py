@@ -10,8 +10,8 @@ from scalepet.engine.ds_config import (
 )
 from scalepet.engine.evaluate import Answerer, Answers, answer_all
 from scalepet.engine.files import read_folder, write_folder
-from scalepet.engine.loop import LossSum, StepReport, on_device, train_steps
-from scalepet.engine.parameters import full_shape, load_trained, trained_parameters
+from scalepet.engine.loop import LossSum, StepReport, on_device, train_step
+from scalepet.engine.parameters import full_shape, load_trained, read_whole, trained_parameters
 from scalepet.engine.processes import (
     end_process,
     is_launched,
@@ -29,7 +29,7 @@ from scalepet.engine.run_state import (
     save_run_state,
 )
 from scalepet.engine.schedule import SCHEDULES, Schedule, learning_rate_factor
-from scalepet.engine.sharded import AdamW, Engine, building_into_shards, shard_for_answers
+from scalepet.engine.sharded import AdamW, Engine, building_into_shards, untrained
 
 __all__ = [
     "PRECISIONS",
@@ -61,12 +61,13 @@ __all__ = [
     "pick_device",
     "read_ds_file",
     "read_folder",
+    "read_whole",
     "resume",
     "save_run_state",
-    "shard_for_answers",
     "shipped_names",
-    "train_steps",
+    "train_step",
     "trained_parameters",
+    "untrained",
     "write_folder",
     "zero_stage",
 ]

@@ -1,9 +1,9 @@
-"""The training loop, as a generator: the recipe decides what happens between steps."""
+"""One optimizer step; the recipe decides what happens between two of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,14 +44,10 @@ class StepReport:
         return self.num_tokens / self.seconds
 
 
-def train_steps(
-    engine: Engine,
-    steps: Iterable[Step],
-    *,
-    loss_sum: LossSum,
-    learning_rate_factor: Callable[[int], float],
-) -> Iterator[StepReport]:
-    """Train on ``steps`` one by one; stop asking and it stops.
+def train_step(
+    engine: Engine, step: Step, *, loss_sum: LossSum, learning_rate_factor: float
+) -> StepReport:
+    """Train on one step. All ranks together.
 
     The loss is a mean over the targets of the GLOBAL batch, however it is cut into ranks and
     micro-batches, so losses and gradients are the same at any world size (up to dropout, whose
@@ -59,25 +55,24 @@ def train_steps(
 
     Args:
         loss_sum: ``(model, tensors) -> ()`` loss summed over the targets of a micro-batch.
-        learning_rate_factor: ``step -> [0, 1]``, what the peak rates are multiplied with.
+        learning_rate_factor: in [0, 1], what the peak rates are multiplied with.
     """
-    for step in steps:
-        started = time.perf_counter()
-        engine.in_training.train()
-        engine.set_learning_rate_factor(learning_rate_factor(step.index))
-        loss, num_tokens = _forward_and_backward(engine, step, loss_sum)
-        mean_loss, total_tokens = dist.sum_over_ranks(
-            torch.stack([loss / step.num_targets, loss.new_tensor(num_tokens)])
-        ).tolist()
-        yield StepReport(
-            num_steps=step.index + 1,
-            epoch=step.epoch,
-            loss=mean_loss,
-            learning_rate=engine.learning_rate,
-            gradient_norm=engine.gradient_norm(),
-            num_tokens=round(total_tokens),
-            seconds=time.perf_counter() - started,
-        )
+    started = time.perf_counter()
+    engine.in_training.train()
+    engine.set_learning_rate_factor(learning_rate_factor)
+    loss, num_tokens = _forward_and_backward(engine, step, loss_sum)
+    mean_loss, total_tokens = dist.sum_over_ranks(
+        torch.stack([loss / step.num_targets, loss.new_tensor(num_tokens)])
+    ).tolist()
+    return StepReport(
+        num_steps=step.index + 1,
+        epoch=step.epoch,
+        loss=mean_loss,
+        learning_rate=engine.learning_rate,
+        gradient_norm=engine.gradient_norm(),
+        num_tokens=round(total_tokens),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _forward_and_backward(engine: Engine, step: Step, loss_sum: LossSum) -> tuple[Tensor, int]:

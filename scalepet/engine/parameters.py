@@ -41,9 +41,21 @@ def load_trained(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     parameters = trained_parameters(model)
     assert parameters.keys() == tensors.keys(), parameters.keys() ^ tensors.keys()
     for name, parameter in parameters.items():
-        with gathered([parameter], write=True):
-            if not hasattr(parameter, "ds_id") or dist.is_main():
-                parameter.copy_(tensors[name])
+        write_whole(parameter, tensors[name])
+
+
+@torch.no_grad()
+def write_whole(parameter: nn.Parameter, whole: Tensor) -> None:
+    """Write the working copy of a parameter, sharded or not. All ranks together."""
+    with gathered([parameter], write=True):
+        if not hasattr(parameter, "ds_id") or dist.is_main():
+            parameter.copy_(whole)
+
+
+def read_whole(parameter: nn.Parameter) -> Tensor:
+    """The whole parameter on its device. All ranks together."""
+    with gathered([parameter]):
+        return parameter.detach().clone()
 
 
 def shard_of(whole: Tensor, parameter: Any) -> Tensor:

@@ -42,15 +42,22 @@ class RunState:
     trained: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
     random_states: Mapping[str, Tensor]
+    fixed: Mapping[str, Tensor]
 
 
 def save_run_state(
-    folder: Path, engine: Engine, *, progress: Progress, fingerprint: Mapping[str, Any]
+    folder: Path,
+    engine: Engine,
+    *,
+    progress: Progress,
+    fingerprint: Mapping[str, Any],
+    fixed: Mapping[str, Tensor],
 ) -> None:
     """Write the state. All ranks together; rank 0 writes, and all fail if it cannot.
 
     Args:
         fingerprint: what must be the same where the run goes on (backbone, mask, data).
+        fixed: what is not trained but belongs to it, such as the positions of a mask.
     """
     trained, moments = engine.read_trained(), engine.read_optimizer()
     random_states = {}
@@ -60,6 +67,7 @@ def save_run_state(
         **{f"trained/{name}": tensor for name, tensor in trained.items()},
         **{f"moments/{name}": tensor for name, tensor in moments.items()},
         **{f"random/{name}": tensor for name, tensor in random_states.items()},
+        **{f"fixed/{name}": tensor for name, tensor in fixed.items()},
     }
     record = {"progress": asdict(progress), "fingerprint": dict(fingerprint)}
     on_main(lambda: write_folder(folder, tensors=tensors, record=record))
@@ -90,11 +98,18 @@ def load_run_state(folder: Path, *, fingerprint: Mapping[str, Any]) -> RunState:
     ]
     if differences:
         raise CheckpointError(differences)
-    parts: dict[str, dict[str, Tensor]] = {"trained": {}, "moments": {}, "random": {}}
+    parts: dict[str, dict[str, Tensor]] = {
+        "trained": {},
+        "moments": {},
+        "random": {},
+        "fixed": {},
+    }
     for name, tensor in tensors.items():
         part, inner = name.split("/", 1)
         parts[part][inner] = tensor
-    return RunState(progress, theirs, parts["trained"], parts["moments"], parts["random"])
+    return RunState(
+        progress, theirs, parts["trained"], parts["moments"], parts["random"], parts["fixed"]
+    )
 
 
 def resume(engine: Engine, state: RunState, *, any_loss: Callable[[], Tensor]) -> None:

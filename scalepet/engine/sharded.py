@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scalepet.backbones import building_under
 from scalepet.engine.ds_config import zero_stage
-from scalepet.engine.parameters import full_shape, shard_of, trained_parameters
+from scalepet.engine.parameters import full_shape, shard_of, trained_parameters, write_whole
 from scalepet.engine.processes import quiet_deepspeed
 
 
@@ -33,18 +33,32 @@ def building_into_shards(ds_config: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def shard_for_answers(model: nn.Module, ds_config: Mapping[str, Any]) -> nn.Module:
-    """A model that was built into shards, ready to be called on all ranks together; nothing is
-    trained.
+@contextlib.contextmanager
+def untrained(
+    model: nn.Module, ds_config: Mapping[str, Any], device: torch.device
+) -> Iterator[None]:
+    """The model, which may have been built into shards, can be called inside; nothing is trained.
 
-    Other stages than 3 hold the model whole, and need nothing.
+    Where it is sharded, a call takes all ranks together. What is attached to it may change between
+    two of these, and training may follow.
     """
     if zero_stage(ds_config) < 3:
-        return model
+        model.to(device)
+        yield
+        return
     deepspeed = quiet_deepspeed()
-    model.requires_grad_(False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
     engine, *_ = deepspeed.initialize(model=model, config=dict(ds_config))
-    return engine.module  # type: ignore[no-any-return]
+    try:
+        yield
+        # A backward that stops at the frozen lowest layers leaves their weights gathered.
+        engine.empty_partition_cache()
+    finally:
+        engine.destroy()
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -167,10 +181,12 @@ class Engine:
 
     def read_trained(self) -> dict[str, Tensor]:
         """The trained parameters, whole, in fp32 on the CPU. All ranks together."""
-        return {
-            name: self._read(parameter)
-            for name, parameter in trained_parameters(self.module).items()
-        }
+        return dict(self.each_trained())
+
+    def each_trained(self) -> Iterator[tuple[str, Tensor]]:
+        """The same one by one, for what need not hold all of them at a time."""
+        for name, parameter in trained_parameters(self.module).items():
+            yield name, self._read(parameter)
 
     def read_optimizer(self) -> dict[str, Tensor]:
         """Both Adam moments of every trained parameter as ``NAME/exp_avg`` and so on.
@@ -214,6 +230,23 @@ class Engine:
                 self._write(parameter, moments[f"{name}/{moment}"], moment)
         for state in self._optimizer.state.values():
             state["step"].fill_(num_steps)
+
+    def rewrite(self, trained: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        """Replace trained parameters and their moments, between two steps. All ranks together.
+
+        Args:
+            trained: whole tensors by name, of some or all parameters.
+            moments: ``NAME/exp_avg`` and ``NAME/exp_avg_sq`` of the same.
+        """
+        self._link_moments()
+        parameters = trained_parameters(self.module)
+        for name, whole in trained.items():
+            parameter = parameters[name]
+            self._write(parameter, whole)
+            for moment in _MOMENTS:
+                self._write(parameter, moments[f"{name}/{moment}"], moment)
+            # DeepSpeed refreshes the working copy from its master in the next step only.
+            write_whole(parameter, whole)
 
     def _link_moments(self) -> None:
         """At stages 1 and 2 DeepSpeed looks up where the moments of all groups are right after the

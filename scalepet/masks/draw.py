@@ -15,6 +15,8 @@ from scalepet.masks.digest import digest_parts
 # From this density on, one flag a position is no larger than the drawn positions themselves (8
 # bytes each) and beats sorting. The result is the same set either way.
 _NUM_POSITIONS_PER_FLAGGED_DRAW = 8
+# 2 MiB of words stay in the cache of a core.
+_NUM_WORDS_AT_ONCE = 2**18
 
 
 def draw_distinct(
@@ -36,12 +38,39 @@ def draw_distinct(
         int64 array of shape (num_drawn,), strictly rising; a function of the arguments only.
     """
     assert 0 <= num_drawn <= num_positions < 2**63, (num_drawn, num_positions)
-    stream = np.random.Philox(key=int.from_bytes(digest_parts(key), "little"))
+    stream = _open_stream(key)
     if 2 * num_drawn > num_positions:
         kept = np.ones(num_positions, dtype=bool)
         kept[_first_distinct(stream, num_positions - num_drawn, num_positions)] = False
         return np.flatnonzero(kept).astype(np.int64, copy=False)
     return _first_distinct(stream, num_drawn, num_positions)
+
+
+def draw_small_words(
+    num_words: int, *, most: int, key: tuple[str, ...]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """Those of the first words of a Philox stream that are at most ``most``, and their places.
+
+    Args:
+        num_words: words of the stream to look at; they are never in memory all at once.
+        most: from 0 to 2**64 - 1.
+        key: names the stream, as in draw_distinct.
+
+    Returns:
+        places, int64, strictly rising in [0, num_words), and the words there, uint64.
+    """
+    stream = _open_stream(key)
+    places, words = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.uint64)]
+    for first in range(0, num_words, _NUM_WORDS_AT_ONCE):
+        read: npt.NDArray[np.uint64] = stream.random_raw(min(_NUM_WORDS_AT_ONCE, num_words - first))
+        small = np.flatnonzero(read <= np.uint64(most))
+        places.append(small + first)
+        words.append(read[small])
+    return np.concatenate(places), np.concatenate(words)
+
+
+def _open_stream(key: tuple[str, ...]) -> np.random.Philox:
+    return np.random.Philox(key=int.from_bytes(digest_parts(key), "little"))
 
 
 def _first_distinct(

@@ -54,6 +54,7 @@ def rebuild(
     *,
     shapes: Mapping[str, tuple[int, ...]],
     groups: Mapping[str, str] | None = None,
+    tiles: Mapping[str, tuple[int, int]] | None = None,
 ) -> SparseMask:
     """The mask that describe told of, chosen again and compared.
 
@@ -61,6 +62,7 @@ def rebuild(
         record: what describe returned, also after a trip through JSON.
         shapes: the eligible tensors, as in select_entries.
         groups: as in select_entries.
+        tiles: as in select_entries, made out of the ``unit`` of the record's rule.
 
     Raises:
         CheckpointError: the record is malformed, or these tensors do not give the saved mask.
@@ -70,16 +72,50 @@ def rebuild(
     rule = saved.rule
     try:
         mask = select_entries(
-            shapes, budget=rule.budget, seed=rule.seed, share=rule.share, groups=groups
+            shapes,
+            budget=rule.budget,
+            seed=rule.seed,
+            share=rule.share,
+            groups=groups,
+            tiles=tiles,
+            unit=rule.unit,
         )
     except ConfigError as error:
         refused = [f"{where}: not to be chosen from this backbone: {f}" for f in error.faults]
         raise CheckpointError(refused) from error
     faults = _find_differences(mask, saved, fields=("num_eligible", "count", "checksum"))
     if faults:
-        allowed = "allowed: the tensor names, shapes and groups with which the mask was saved"
+        allowed = "allowed: the tensor names, shapes and groups (and tiles) of the saved mask"
         raise CheckpointError([f"{where}: {fault}; {allowed}" for fault in faults])
     return mask
+
+
+def mask_of_positions(
+    positions: Mapping[str, Indices],
+    *,
+    shapes: Mapping[str, tuple[int, ...]],
+    num_eligible: int | None = None,
+) -> SparseMask:
+    """A mask without a rule out of positions that nobody has checked yet, such as a file's.
+
+    Args:
+        positions: tensor name to sorted distinct flat row-major indices, of any signed integers;
+            tensors without an entry are left out.
+        shapes: full shape of each tensor in positions, and of no other.
+        num_eligible: entries from which they were chosen, None where nobody knows.
+
+    Raises:
+        CheckpointError: they are no mask of these tensors; lists every fault.
+    """
+    faults = find_mask_faults(positions, shapes)
+    count = sum(indices.size for indices in positions.values())
+    if num_eligible is not None and num_eligible < count:
+        faults.append(f"{count:,} entries but {num_eligible:,} are eligible")
+    if faults:
+        raise CheckpointError([f"mask: {fault}" for fault in faults])
+    return SparseMask(
+        positions=_narrow(positions, shapes), shapes=dict(shapes), num_eligible=num_eligible
+    )
 
 
 def save_indices(mask: SparseMask, path: str | os.PathLike[str]) -> None:
@@ -117,7 +153,12 @@ def load_indices(path: str | os.PathLike[str]) -> SparseMask:
     saved = validate_record(IndexRecord, raw, where=where)
     faults = find_mask_faults(positions, saved.shapes) or _find_count_faults(positions, saved)
     if not faults:
-        mask = _assemble(positions, saved)
+        mask = SparseMask(
+            positions=_narrow(positions, saved.shapes),
+            shapes=saved.shapes,
+            rule=saved.rule,
+            num_eligible=saved.num_eligible,
+        )
         faults = _find_differences(mask, saved, fields=("checksum",))
     if faults:
         raise CheckpointError([f"{where}: {fault}" for fault in faults])
@@ -129,16 +170,13 @@ def _find_count_faults(positions: Mapping[str, Indices], saved: MaskRecord) -> l
     return [] if count == saved.count else [f"count is {saved.count} as saved but {count} here"]
 
 
-def _assemble(positions: Mapping[str, Indices], saved: IndexRecord) -> SparseMask:
-    return SparseMask(
-        positions={
-            name: indices.astype(index_dtype(math.prod(saved.shapes[name])), copy=False)
-            for name, indices in positions.items()
-        },
-        shapes=saved.shapes,
-        rule=saved.rule,
-        num_eligible=saved.num_eligible,
-    )
+def _narrow(
+    positions: Mapping[str, Indices], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Indices]:
+    return {
+        name: indices.astype(index_dtype(math.prod(shapes[name])), copy=False)
+        for name, indices in positions.items()
+    }
 
 
 def _find_differences(mask: SparseMask, saved: MaskRecord, *, fields: tuple[str, ...]) -> list[str]:

@@ -20,19 +20,22 @@ Share: TypeAlias = Literal["uniform", "even", "proportional"]
 
 @dataclass(frozen=True)
 class MaskRule:
-    """How a random mask is chosen; with shapes (and groups) it gives the mask again.
+    """How a random mask is chosen; with shapes (and groups, tiles) it gives the mask again.
 
     Attributes:
         budget: what was asked for, "4096" or "0.1%".
         count: the entries that this came to.
         share: how they are spread over the eligible tensors.
         seed: the mask seed, apart from every other seed of a run.
+        unit: what is chosen as one, in the words of the caller: "element", "row"; the caller makes
+            the tiles of each tensor out of it.
     """
 
     budget: str
     count: int
     share: Share
     seed: int
+    unit: str = "element"
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import get_args
 
-from scalepet.errors import ConfigError
 from scalepet.masks.budget import count_budget
 from scalepet.masks.draw import draw_distinct
 from scalepet.masks.mask import Indices, MaskRule, Share, SparseMask, index_dtype
-from scalepet.masks.share import spread_even, spread_proportional, spread_uniform
-
-_NUM_NAMES_SHOWN = 5
+from scalepet.masks.share import Portion, check_share, spread_over_groups, spread_uniform
+from scalepet.masks.tiles import Grid, choose_tiles, cut_tensor
 
 
 def select_entries(
@@ -22,12 +19,19 @@ def select_entries(
     seed: int,
     share: Share = "uniform",
     groups: Mapping[str, str] | None = None,
+    tiles: Mapping[str, tuple[int, int]] | None = None,
+    unit: str = "element",
 ) -> SparseMask:
     """A mask of exactly as many entries as the budget says.
 
     The positions inside a tensor are a function of (its name, its full shape, its number of
     entries, the seed), so tensors of one shape differ, and neither the order of ``shapes`` nor
     rank, shard or world size matters.
+
+    With ``tiles`` a tensor is a matrix, its first dimension x the product of the others, cut into a
+    grid of tiles, and whole tiles are chosen in random order. The last tile (of each group) is cut
+    where the budget is met and keeps its first entries, row by row. How early a tile comes is a
+    function of (tensor name, full shape, tile, its place in the grid, the seed).
 
     Args:
         shapes: the eligible tensors, name to FULL shape (not the empty one of a sharded parameter).
@@ -37,6 +41,9 @@ def select_entries(
             ``proportional`` to the size of each group. Inside a group entries are uniform.
         groups: tensor name to its group (a layer, a site), which ``even`` and ``proportional``
             need; ``uniform`` does not look at it.
+        tiles: tensor name to the (rows, columns) of its tiles, for every eligible tensor: a row is
+            (1, C), a whole tensor (R, C). (1, 1) for all is the same as None.
+        unit: what a tile is, for people to read; kept in the rule.
 
     Raises:
         ConfigError: shapes is empty, the budget is refused, the share is unknown, tensors have no
@@ -45,54 +52,57 @@ def select_entries(
     assert isinstance(seed, int) and not isinstance(seed, bool), seed
     sizes = {name: math.prod(shapes[name]) for name in sorted(shapes)}
     assert all(sizes.values()), [name for name, size in sizes.items() if not size]
-    _check_request(shapes, share=share, groups=groups)
+    check_share(sizes, share=share, groups=groups)
     num_eligible = sum(sizes.values())
     count = count_budget(budget, num_eligible=num_eligible)
-    counts = _count_per_tensor(count, sizes, seed=seed, share=share, groups=groups or {})
-    chosen = {name: tuple(map(int, shapes[name])) for name in sizes if counts[name]}
+    portions = spread_over_groups(count, sizes, share=share, groups=groups, seed=seed)
+    full_shapes = {name: tuple(map(int, shapes[name])) for name in sizes}
+    positions = _choose(portions, full_shapes, tiles, seed=seed)
     return SparseMask(
-        positions={n: _draw_positions(n, chosen[n], counts[n], seed=seed) for n in chosen},
-        shapes=chosen,
-        rule=MaskRule(budget=str(budget).strip(), count=count, share=share, seed=seed),
+        positions=positions,
+        shapes={name: full_shapes[name] for name in positions},
+        rule=MaskRule(budget=str(budget).strip(), count=count, share=share, seed=seed, unit=unit),
         num_eligible=num_eligible,
     )
 
 
-def _check_request(
-    shapes: Mapping[str, tuple[int, ...]], *, share: Share, groups: Mapping[str, str] | None
-) -> None:
-    faults = [] if shapes else ["mask: no tensor is eligible; allowed: at least one"]
-    allowed = get_args(Share)
-    if share not in allowed:
-        faults.append(f"mask share: {share!r} is unknown; allowed: {', '.join(allowed)}")
-    elif share != "uniform":
-        alone = [name for name in sorted(shapes) if name not in (groups or {})]
-        if alone:
-            more = f" and {len(alone) - _NUM_NAMES_SHOWN} more" * (len(alone) > _NUM_NAMES_SHOWN)
-            faults.append(
-                f"mask share: {share!r} needs a group for each eligible tensor; {len(alone)} of "
-                f"{len(shapes)} have none: {', '.join(alone[:_NUM_NAMES_SHOWN])}{more}"
-            )
-    if faults:
-        raise ConfigError(faults)
+def _choose(
+    portions: list[Portion],
+    shapes: Mapping[str, tuple[int, ...]],
+    tiles: Mapping[str, tuple[int, int]] | None,
+    *,
+    seed: int,
+) -> dict[str, Indices]:
+    """The positions of each tensor that has any, in the order of names."""
+    grids = {} if tiles is None else _cut_tensors(shapes, tiles)
+    chosen: dict[str, Indices] = {}
+    for portion in portions:
+        if grids:
+            of_group = [grids[name] for name in portion.sizes]
+            chosen |= choose_tiles(portion.count, of_group, seed=seed)
+        else:
+            chosen |= _draw_entries(portion, shapes, seed=seed)
+    return {name: chosen[name] for name in sorted(chosen)}
 
 
-def _count_per_tensor(
-    count: int, sizes: Mapping[str, int], *, seed: int, share: Share, groups: Mapping[str, str]
-) -> dict[str, int]:
-    """Tensor name to its number of entries, 0 included."""
-    if share == "uniform":
-        return spread_uniform(count, sizes, seed=seed, group="")
-    members: dict[str, dict[str, int]] = {}
-    for name, size in sizes.items():
-        members.setdefault(groups[name], {})[name] = size
-    spread = spread_even if share == "even" else spread_proportional
-    group_sizes = {group: sum(tensors.values()) for group, tensors in members.items()}
-    group_counts = spread(count, group_sizes, seed=seed)
-    counts: dict[str, int] = {}
-    for group, tensors in members.items():
-        counts |= spread_uniform(group_counts[group], tensors, seed=seed, group=group)
-    return counts
+def _cut_tensors(
+    shapes: Mapping[str, tuple[int, ...]], tiles: Mapping[str, tuple[int, int]]
+) -> dict[str, Grid]:
+    """Tensor name to its grid; empty where every tile is a single entry."""
+    assert shapes.keys() <= tiles.keys(), f"no tile for {sorted(shapes.keys() - tiles.keys())}"
+    grids = {name: cut_tensor(name, shape, tiles[name]) for name, shape in shapes.items()}
+    return grids if any(grid.tile != (1, 1) for grid in grids.values()) else {}
+
+
+def _draw_entries(
+    portion: Portion, shapes: Mapping[str, tuple[int, ...]], *, seed: int
+) -> dict[str, Indices]:
+    counts = spread_uniform(portion.count, portion.sizes, seed=seed, group=portion.group)
+    return {
+        name: _draw_positions(name, shapes[name], count, seed=seed)
+        for name, count in counts.items()
+        if count
+    }
 
 
 def _draw_positions(name: str, shape: tuple[int, ...], count: int, *, seed: int) -> Indices:

@@ -2,13 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from scalepet.errors import ConfigError
 from scalepet.masks.digest import digest_parts
 from scalepet.masks.draw import draw_distinct
+from scalepet.masks.mask import Share
+
+_NUM_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one group of tensors gets of a budget; ``uniform`` makes one group of all, named "".
+
+    Attributes:
+        group: its name.
+        count: its entries of the budget, maybe 0.
+        sizes: tensor name to its eligible entries.
+    """
+
+    group: str
+    count: int
+    sizes: dict[str, int]
+
+
+def check_share(names: Iterable[str], *, share: Share, groups: Mapping[str, str] | None) -> None:
+    """Returns when these eligible tensors can be shared out.
+
+    Raises:
+        ConfigError: there is no tensor, the share is unknown, or tensors have no group though
+            ``even`` and ``proportional`` need one.
+    """
+    names = sorted(names)
+    faults = [] if names else ["mask: no tensor is eligible; allowed: at least one"]
+    allowed = get_args(Share)
+    if share not in allowed:
+        faults.append(f"mask share: {share!r} is unknown; allowed: {', '.join(allowed)}")
+    elif share != "uniform":
+        alone = [name for name in names if name not in (groups or {})]
+        if alone:
+            more = f" and {len(alone) - _NUM_NAMES_SHOWN} more" * (len(alone) > _NUM_NAMES_SHOWN)
+            faults.append(
+                f"mask share: {share!r} needs a group for each eligible tensor; {len(alone)} of "
+                f"{len(names)} have none: {', '.join(alone[:_NUM_NAMES_SHOWN])}{more}"
+            )
+    if faults:
+        raise ConfigError(faults)
+
+
+def spread_over_groups(
+    count: int,
+    sizes: Mapping[str, int],
+    *,
+    share: Share,
+    groups: Mapping[str, str] | None,
+    seed: int,
+) -> list[Portion]:
+    """How many entries each group of tensors gets, 0 included, in the order of ``sizes``.
+
+    Args:
+        count: entries to spread, at most the sum of sizes.
+        sizes: tensor name to its number of entries.
+        share: ``uniform`` makes one group of all tensors; the others take ``groups``.
+        groups: tensor name to its group; see check_share.
+        seed: the mask seed, for what does not divide.
+
+    Raises:
+        ConfigError: a group is smaller than its even share.
+    """
+    if share == "uniform":
+        return [Portion("", count, dict(sizes))]
+    members: dict[str, dict[str, int]] = {}
+    for name, size in sizes.items():
+        members.setdefault((groups or {})[name], {})[name] = size
+    spread = spread_even if share == "even" else spread_proportional
+    group_sizes = {group: sum(tensors.values()) for group, tensors in members.items()}
+    counts = spread(count, group_sizes, seed=seed)
+    return [Portion(group, counts[group], tensors) for group, tensors in members.items()]
 
 
 def spread_even(count: int, sizes: Mapping[str, int], *, seed: int) -> dict[str, int]:

@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from scalepet.backbones import Site
+from scalepet.pet.method import Method
 
 
-class HeadOnly:
+class HeadOnly(Method):
     """Tunes nothing; what trains is the head that the task brings."""
 
     num_parameters = 0

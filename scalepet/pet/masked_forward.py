@@ -11,21 +11,46 @@ gather and release hooks and the names in a state dict stay those of the bare mo
 - Everything else (norm scales, biases, and matrices in modules of other classes): the module runs
   with a transient sum in place of the parameter. For a vector that is as large as one token's
   activation.
+
+Whoever wants to know the gradients of whole tensors (masks that are chosen by a score, masks that
+move) leaves a ``Sink`` on their values.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from types import MethodType
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from scalepet.backbones import override, shadowed
 from scalepet.pet.value_gradients import embedding_value_gradients, linear_value_gradients
+
+
+class Sink(Protocol):
+    """Takes in the gradient of a whole masked tensor while its layer is in backward."""
+
+    def add_linear(self, x: Tensor, grad_y: Tensor) -> None:
+        """x (tokens, columns), grad_y (tokens, rows) of a linear layer."""
+
+    def add_rows(self, ids: Tensor, grad_y: Tensor) -> None:
+        """ids (tokens,), grad_y (tokens, columns) of a look-up table."""
+
+    def add_whole(self, grad: Tensor) -> None:
+        """Of a parameter of any other kind, in its shape."""
+
+
+def leave_sink(values: Tensor, sink: Sink | None) -> None:
+    """Let ``sink`` take in the gradients of the whole tensor behind ``values``; None ends it."""
+    vars(values)["scalepet_sink"] = sink
+
+
+def _sink_of(values: Tensor) -> Sink | None:
+    return vars(values).get("scalepet_sink")
 
 
 def mask_module(
@@ -40,13 +65,20 @@ def mask_module(
     """
     module.register_parameter(f"{parameter_name}_values", values)
     module.register_buffer(f"{parameter_name}_positions", positions, persistent=False)
-    plain = type(module).forward
+    compute_masked(module)
+
+
+def compute_masked(module: nn.Module) -> None:
+    """Let ``module`` look for values of its parameters, beside them."""
+    if len(masked_names(module)) > 1:
+        return  # it does already
+    assert "forward" not in vars(module), "masks are put on before anything else"
     forwards: dict[Any, Callable[..., Tensor]] = {
         nn.Linear.forward: _linear_forward,
         nn.Embedding.forward: _embedding_forward,
     }
-    # Set on the instance: the class, and with it every isinstance check elsewhere, stays as it is.
-    module.forward = MethodType(forwards.get(plain, _forward_with_sums), module)
+    forward = forwards.get(type(module).forward, _forward_with_sums)
+    override(module, lambda inner, *args, **kwargs: forward(module, *args, **kwargs))
 
 
 @contextlib.contextmanager
@@ -95,9 +127,10 @@ class _MaskedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_bias = flat_grad.sum(0)
         if ctx.needs_input_grad[3]:
-            (x,) = ctx.saved_tensors
-            found = linear_value_gradients(x.flatten(0, -2), flat_grad, positions)
-            grad_values = found.to(values.dtype)
+            flat_x = ctx.saved_tensors[0].flatten(0, -2)
+            grad_values = linear_value_gradients(flat_x, flat_grad, positions).to(values.dtype)
+            if sink := _sink_of(values):
+                sink.add_linear(flat_x, flat_grad)
         return grad_x, None, grad_bias, grad_values, None
 
 
@@ -114,7 +147,7 @@ class _MaskedEmbedding(torch.autograd.Function):
         padding_id: int | None,
     ) -> Tensor:
         ctx.save_for_backward(ids)
-        ctx.constants = (positions, weight.shape[1], values.dtype, padding_id)
+        ctx.constants = (values, positions, weight.shape[1], padding_id)
         with merged(weight, positions, values) as patched:
             return F.embedding(ids, patched)
 
@@ -122,15 +155,14 @@ class _MaskedEmbedding(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         (ids,) = ctx.saved_tensors
-        positions, num_columns, dtype, padding_id = ctx.constants
-        found = embedding_value_gradients(
-            ids.flatten(),
-            grad_y.flatten(0, -2),
-            positions,
-            num_columns=num_columns,
-            padding_id=padding_id,
-        )
-        return None, None, found.to(dtype), None, None
+        values, positions, num_columns, padding_id = ctx.constants
+        if padding_id is not None:  # which gets no gradient, as torch.nn.Embedding has it
+            grad_y = grad_y.masked_fill((ids == padding_id)[..., None], 0)
+        flat_ids, flat_grad = ids.flatten(), grad_y.flatten(0, -2)
+        found = embedding_value_gradients(flat_ids, flat_grad, positions, num_columns=num_columns)
+        if sink := _sink_of(values):
+            sink.add_rows(flat_ids, flat_grad)
+        return None, None, found.to(values.dtype), None, None
 
 
 class _MaskedVector(torch.autograd.Function):
@@ -138,7 +170,7 @@ class _MaskedVector(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, values: Tensor, positions: Tensor) -> Tensor:
-        ctx.positions, ctx.dtype = positions, values.dtype
+        ctx.values, ctx.positions = values, positions
         total = parameter.detach().clone()
         flat = total.view(-1)
         flat[positions] += values.to(flat.dtype)
@@ -147,7 +179,9 @@ class _MaskedVector(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, grad.reshape(-1)[ctx.positions].to(ctx.dtype), None
+        if sink := _sink_of(ctx.values):
+            sink.add_whole(grad)
+        return None, grad.reshape(-1)[ctx.positions].to(ctx.values.dtype), None
 
 
 def _linear_forward(module: nn.Linear, x: Tensor) -> Tensor:
@@ -169,14 +203,8 @@ def _embedding_forward(module: nn.Embedding, ids: Tensor) -> Tensor:
 
 def _forward_with_sums(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """The module's own forward, its masked parameters shadowed by their sums for this call."""
-    shadows = {name: _summed(module, name) for name in masked_parameters(module)}
-    # An entry of the instance's dict comes before the registered parameter of that name.
-    vars(module).update(shadows)
-    try:
+    with shadowed(module, {name: _summed(module, name) for name in masked_names(module)}):
         return type(module).forward(module, *args, **kwargs)
-    finally:
-        for name in shadows:
-            del vars(module)[name]
 
 
 def _summed(module: nn.Module, name: str) -> Tensor | None:
@@ -190,11 +218,16 @@ def _summed(module: nn.Module, name: str) -> Tensor | None:
     return total
 
 
-def masked_parameters(module: nn.Module) -> Mapping[str, nn.Parameter]:
-    """The values that ``mask_module`` put on this very module, by the masked parameter's name."""
-    own = dict(module.named_parameters(recurse=False))
-    return {
-        name.removesuffix("_values"): parameter
-        for name, parameter in own.items()
-        if name.endswith("_values") and name.removesuffix("_values") in own
-    }
+def masked_names(module: nn.Module) -> list[str]:
+    """The parameters of this very module that have values beside them."""
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    return [name for name in own if hasattr(module, f"{name}_values")]
+
+
+def users_of(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """The modules that own a parameter, by its id: more than one where weights are tied."""
+    users: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for own_name, parameter in module.named_parameters(recurse=False):
+            users.setdefault(id(parameter), []).append((module, own_name))
+    return users

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Protocol
 
-from torch import nn
+from annotated_types import Gt
+from torch import Tensor, nn
+
+# Types of options; the config holds a file to their limits before a builder is called.
+Count = Annotated[int, Gt(0)]
+Positive = Annotated[float, Gt(0)]
 
 
 class Method(Protocol):
-    """A plan that is complete before any weight is loaded, and can then be put on a model once.
+    """A plan that is complete before any weight is loaded, and can then be put on a model.
 
     Attributes:
         num_parameters: how many numbers it trains, head not counted.
+        starts_as_backbone: the model computes what the bare one does until the first step, bit for
+            bit.
+        goes_first: it takes the place of what modules compute with their weights, to which others
+            add, so it is attached before them.
+        keeps_backbone: the weights of the backbone stay as they are, so that it can be had back.
+        cannot_merge: why no plain model can hold what it has learnt; None where one can.
     """
+
+    starts_as_backbone: bool = True
+    goes_first: bool = False
+    keeps_backbone: bool = True
+    cannot_merge: str | None = None
 
     @property
     def num_parameters(self) -> int: ...
@@ -31,5 +47,24 @@ class Method(Protocol):
         """JSON-able; with the same sites it makes the same method again."""
         ...
 
+    def may_rest(self, name: str) -> bool:
+        """Whether the trained tensor ``name`` may rightly get no gradient in the first steps: a
+        single weight behind a dead unit, a word that no text holds.
+        """
+        return False
+
+    def merged(self, name: str, tensor: Tensor, trained: Mapping[str, Tensor]) -> Tensor:
+        """What the tensor ``name`` of the backbone is in a plain model that computes the same.
+
+        Args:
+            tensor: of the bare backbone, whole.
+            trained: what was trained, by name, on the same device.
+
+        Returns:
+            ``tensor`` itself where nothing of the method concerns it.
+        """
+        return tensor
+
 
 MethodBuilder = Callable[..., Method]
+"""``(sites, **options) -> Method``."""

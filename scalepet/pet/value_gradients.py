@@ -49,6 +49,8 @@ def linear_value_gradients(x: Tensor, grad_y: Tensor, positions: Tensor) -> Tens
         (entries,) fp32 for 16-bit inputs, else the dtype of ``x``. Sums are fp32 either way; the
         tiled way rounds its products to 16 bits once, as any dense gradient does.
     """
+    if not len(positions):
+        return x.new_empty(0, dtype=_sum_dtype(x))
     density = len(positions) / (x.shape[1] * grad_y.shape[1])
     below = GATHER_BELOW_DENSITY.get(x.device.type, GATHER_BELOW_DENSITY["cuda"])
     by = gather_value_gradients if density < below else tiled_value_gradients
@@ -90,7 +92,7 @@ def tiled_value_gradients(x: Tensor, grad_y: Tensor, positions: Tensor) -> Tenso
 
 
 def embedding_value_gradients(
-    ids: Tensor, grad_y: Tensor, positions: Tensor, *, num_columns: int, padding_id: int | None
+    ids: Tensor, grad_y: Tensor, positions: Tensor, *, num_columns: int
 ) -> Tensor:
     """Gradients of the entries at ``positions`` of a look-up table.
 
@@ -98,13 +100,10 @@ def embedding_value_gradients(
         ids: (tokens,) the rows that were looked up.
         grad_y: (tokens, columns) gradient of what was found.
         positions: (entries,) sorted flat indices into the table.
-        padding_id: a row that gets no gradient, as ``torch.nn.Embedding`` has it.
 
     Returns:
         (entries,) as in ``linear_value_gradients``. An entry whose row was not looked up gets zero.
     """
-    if padding_id is not None:
-        grad_y = grad_y.masked_fill((ids == padding_id)[:, None], 0)
     found, slots = ids.unique(return_inverse=True)
     per_row = grad_y.new_zeros(len(found), num_columns, dtype=_sum_dtype(grad_y))
     per_row.index_add_(0, slots, grad_y.to(per_row.dtype))

@@ -1,6 +1,16 @@
 """Recipes: whole stories in the order in which they happen."""
 
-from scalepet.recipes.answer import evaluate_adapter, predict, write_answers
+from scalepet.recipes.answer import evaluate_adapters, predict, write_answers
+from scalepet.recipes.export import export_merged
 from scalepet.recipes.finetune import finetune
+from scalepet.recipes.peft import export_peft, import_peft
 
-__all__ = ["evaluate_adapter", "finetune", "predict", "write_answers"]
+__all__ = [
+    "evaluate_adapters",
+    "export_merged",
+    "export_peft",
+    "finetune",
+    "import_peft",
+    "predict",
+    "write_answers",
+]

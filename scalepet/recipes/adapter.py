@@ -18,6 +18,8 @@ from scalepet import engine
 from scalepet.build import Plan, plan_run
 from scalepet.config import RunConfig, check_config, plain
 from scalepet.errors import CheckpointError
+from scalepet.pet import POSITIONS
+from scalepet.recipes.masks import with_saved_positions
 
 FORMAT = 1
 _NEEDED = ("config", "labels", "method", "backbone_fingerprint")
@@ -28,10 +30,15 @@ def save_adapter(
     plan: Plan,
     tensors: Mapping[str, Tensor],
     *,
+    fixed: Mapping[str, Tensor],
     num_steps: int,
     metrics: Mapping[str, float],
 ) -> None:
     """Write the trained tensors (safetensors), the config, the mask's record and a card for people.
+
+    Args:
+        tensors: what was trained, by name.
+        fixed: what is not trained but belongs to it, such as the positions of a mask.
 
     Raises:
         CheckpointError: the folder cannot be written; what was there before is kept.
@@ -47,7 +54,9 @@ def save_adapter(
         "metrics": dict(metrics),
     }
     card = _card(plan, tensors, num_steps=num_steps, metrics=metrics)
-    engine.write_folder(folder, tensors=tensors, record=record, texts={"README.md": card})
+    engine.write_folder(
+        folder, tensors={**tensors, **fixed}, record=record, texts={"README.md": card}
+    )
 
 
 def _card(
@@ -60,7 +69,7 @@ def _card(
     labels = f"- labels: {', '.join(plan.task.labels)}\n" if plan.task.labels else ""
     return f"""# scalepet adapter for {plan.config.backbone.path}
 
-{total:,} trained numbers: {tuned:,} of method `{plan.config.method.name}`, {head:,} of the head.
+{total:,} trained numbers: {tuned:,} of method `{plan.config.method.names}`, {head:,} of the head.
 The backbone is not in here.
 
 - task: {plan.task.kind}, source `{plan.task.source.path}`
@@ -77,8 +86,9 @@ Use it: `scalepet predict THIS_FOLDER --text "..."`
 
 @dataclass(frozen=True)
 class Adapter:
-    """A saved adapter whose plan fits its backbone; tensors on the CPU."""
+    """A saved adapter whose plan fits its backbone; its trained tensors on the CPU."""
 
+    folder: Path
     plan: Plan
     tensors: Mapping[str, Tensor]
 
@@ -125,7 +135,10 @@ def open_adapter(
         )
     if faults:
         raise CheckpointError(faults)
-    return Adapter(plan, tensors)
+    fixed = {name: tensor for name, tensor in tensors.items() if name.endswith(POSITIONS)}
+    method = with_saved_positions(plan.method, fixed)
+    trained = {name: tensor for name, tensor in tensors.items() if name not in fixed}
+    return Adapter(folder, dataclasses.replace(plan, method=method), trained)
 
 
 def _task_with_labels(config: RunConfig, labels: Sequence[str]) -> Any:
@@ -142,7 +155,7 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
-def load_adapter(model: Any, adapter: Adapter, *, folder: Path) -> None:
+def load_adapter(model: Any, adapter: Adapter) -> None:
     """Put the tensors on a model that its plan has been attached to, sharded or not.
 
     Raises:
@@ -151,7 +164,8 @@ def load_adapter(model: Any, adapter: Adapter, *, folder: Path) -> None:
     there = {name: engine.full_shape(p) for name, p in engine.trained_parameters(model).items()}
     here = {name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}
     faults = [
-        f"{folder}: {name} is {here.get(name)} in the adapter, {there.get(name)} in the model"
+        f"{adapter.folder}: {name} is {here.get(name)} in the adapter, {there.get(name)} in the"
+        " model"
         for name in sorted({*here, *there})
         if here.get(name) != there.get(name)
     ]

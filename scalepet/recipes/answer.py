@@ -1,4 +1,4 @@
-"""Use a saved adapter: score it on a labelled split, or let it answer.
+"""Use saved adapters: score them on a labelled split, or let them answer.
 
 With or without DeepSpeed.
 """
@@ -9,18 +9,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from scalepet import build, data, dist, engine
+from scalepet import backbones, build, data, dist, engine
+from scalepet.backbones import Loaded
 from scalepet.build import Plan
 from scalepet.data import Encoded, Rows, Source, Task
 from scalepet.engine import Answers
-from scalepet.errors import CheckpointError, ConfigError
-from scalepet.recipes.adapter import load_adapter, open_adapter
+from scalepet.errors import CheckpointError, ConfigError, Faults
+from scalepet.recipes.adapter import Adapter, load_adapter, open_adapter
 
 
 @dataclass(frozen=True)
@@ -65,64 +67,128 @@ class Ready:
         )
 
 
+@dataclass(frozen=True)
+class Wearer:
+    """A backbone that is in memory once and wears one adapter after another: over all ranks as the
+    DeepSpeed file says where a launcher started several, else whole in this process, without
+    DeepSpeed.
+    """
+
+    adapters: Sequence[Adapter]
+    loaded: Loaded
+    ds_config: Mapping[str, Any]
+    device: torch.device
+
+    def wearing(self) -> Iterator[Ready]:
+        """The backbone with each adapter in turn; each is taken off before the next one comes."""
+        model, is_sharded = self.loaded.model, engine.zero_stage(self.ds_config) == 3
+        for adapter in self.adapters:
+            with backbones.recording_additions(model) as additions:
+                build.attach(adapter.plan.method, self.loaded)
+            dist.together(partial(load_adapter, model, adapter))
+            with engine.untrained(model, self.ds_config, self.device):
+                yield Ready(adapter.plan, model, self.device, is_sharded)
+            backbones.detach(model, additions)
+
+
 @contextmanager
-def ready_adapter(
-    folder: Path, *, overrides: Mapping[str, Any], other_weights: bool = False
-) -> Iterator[Ready]:
-    """The adapter on its backbone: over all ranks as the DeepSpeed file says where a launcher
-    started several, else whole in this process, without DeepSpeed.
+def wearer_of(
+    folders: Sequence[Path], *, overrides: Mapping[str, Any], other_weights: bool = False
+) -> Iterator[Wearer]:
+    """The backbone of one or more adapters.
 
     Raises:
-        ScalepetError: as ``open_adapter`` and ``load_adapter``, on all ranks alike.
+        ScalepetError: as ``open_adapter``, or they are not of one backbone; on all ranks alike.
     """
     launched = engine.is_launched()
     device = engine.join_processes() if launched else engine.pick_device()
-    adapter = dist.together(
-        lambda: open_adapter(folder, overrides=overrides, other_weights=other_weights)
-    )
-    plan = adapter.plan
+    adapters = dist.together(lambda: _open_all(folders, overrides, other_weights))
+    plan = adapters[0].plan
     ds_config = build.ds_config_for_answers(plan) if launched else {}
-    model, _ = dist.together(lambda: build.load_and_attach(plan, ds_config))
-    dist.together(lambda: load_adapter(model, adapter, folder=folder))
-    is_sharded = engine.zero_stage(ds_config) == 3
-    model = engine.shard_for_answers(model, ds_config) if is_sharded else model.to(device)
-    yield Ready(plan, model, device, is_sharded)
+    loaded = dist.together(lambda: build.load_backbone(plan, ds_config))
+    yield Wearer(adapters, loaded, ds_config, device)
     engine.leave_processes()
 
 
-def evaluate_adapter(folder: Path, **options: Any) -> dict[str, float]:
-    """Scores and loss on the evaluation split of the task, as in its config or as the overrides
-    make it.
+def _open_all(
+    folders: Sequence[Path], overrides: Mapping[str, Any], other_weights: bool
+) -> list[Adapter]:
+    faults = Faults()
+    adapters = []
+    for folder in folders:
+        with faults.noted():
+            adapters.append(open_adapter(folder, overrides=overrides, other_weights=other_weights))
+    if faults:
+        raise CheckpointError(faults)
+    first = adapters[0]
+    for adapter in adapters[1:]:
+        faults.extend(_differences(first, adapter))
+    if len(adapters) > 1:
+        faults.extend(
+            f"{adapter.folder} holds the backbone's own weights; allowed: by itself"
+            for adapter in adapters
+            if not adapter.plan.method.keeps_backbone
+        )
+    if faults:
+        raise CheckpointError(faults)
+    return adapters
+
+
+def _differences(first: Adapter, other: Adapter) -> Iterator[str]:
+    """Why two adapters cannot be worn by one backbone in memory."""
+    for what, one, two in (
+        ("backbone", first.plan.backbone_fingerprint, other.plan.backbone_fingerprint),
+        ("precision", first.plan.config.precision, other.plan.config.precision),
+        ("number of classes", first.plan.backbone.num_classes, other.plan.backbone.num_classes),
+    ):
+        if one != two:
+            yield f"{other.folder}: {what} {two}, but {first.folder}: {one}; allowed: the same"
+
+
+def evaluate_adapters(folders: Sequence[Path], **options: Any) -> list[dict[str, float]]:
+    """Scores and loss of each adapter on the evaluation split of its task, as in its config or as
+    the overrides make it.
 
     Args:
-        options: as for ``ready_adapter``.
+        options: as for ``wearer_of``.
     """
-    with ready_adapter(folder, **options) as ready:
-        source = ready.plan.task.source
-        encoded = dist.together(
-            lambda: ready.encode(data.load_split(source, "eval"), labelled=True)
-        )
-        return {**ready.score(encoded), "rows": encoded.num_rows}
+    results = []
+    with wearer_of(folders, **options) as wearer:
+        for ready in wearer.wearing():
+            encoded = dist.together(partial(_encoded_split, ready))
+            results.append({**ready.score(encoded), "rows": encoded.num_rows})
+    return results
+
+
+def _encoded_split(ready: Ready) -> Encoded:
+    return ready.encode(data.load_split(ready.plan.task.source, "eval"), labelled=True)
 
 
 def predict(
-    folder: Path, *, texts: Sequence[str] = (), file: Path | None = None, **options: Any
-) -> list[str]:
-    """One answer a row, in order, the same on every rank.
+    folders: Sequence[Path], *, texts: Sequence[str] = (), file: Path | None = None, **options: Any
+) -> list[list[str]]:
+    """Of each adapter one answer a row, in order, the same on every rank.
 
     Args:
         texts: rows of a task whose template has one column; or
         file: csv, json lines or parquet with the columns of the template; the target is not needed.
-        options: as for ``ready_adapter``.
+        options: as for ``wearer_of``.
 
     Raises:
         ConfigError: a text alone is no row of this task, or the file is of an unknown kind.
     """
     file_rows = rows_of_file(file) if file else None  # a bad file is found before anything loads
-    with ready_adapter(folder, **options) as ready:
-        rows = _rows_of_texts(texts, ready.plan.task) if file_rows is None else file_rows
-        encoded = dist.together(lambda: ready.encode(rows, labelled=False))
-        return ready.answer(encoded).texts
+    answers = []
+    with wearer_of(folders, **options) as wearer:
+        for ready in wearer.wearing():
+            encoded = dist.together(partial(_encoded_rows, ready, file_rows, texts))
+            answers.append(ready.answer(encoded).texts)
+    return answers
+
+
+def _encoded_rows(ready: Ready, file_rows: Rows | None, texts: Sequence[str]) -> Encoded:
+    rows = _rows_of_texts(texts, ready.plan.task) if file_rows is None else file_rows
+    return ready.encode(rows, labelled=False)
 
 
 def rows_of_file(file: Path) -> Rows:
@@ -146,15 +212,21 @@ def _rows_of_texts(texts: Sequence[str], task: Task) -> Rows:
     return data.rows_of({columns[0]: list(texts)})
 
 
-def write_answers(path: Path, answers: Sequence[str]) -> None:
-    """One JSON line a row: its number in the input and the answer.
+def write_answers(path: Path, answers: Sequence[Sequence[str]]) -> None:
+    """One JSON line a row: its number in the input and the answer, or those of several adapters.
+
+    Args:
+        answers: of each adapter one answer a row.
 
     Raises:
         CheckpointError: the file cannot be written.
     """
+    rows = enumerate(zip(*answers, strict=True))
     lines = (
-        json.dumps({"row": row, "answer": answer}, ensure_ascii=False)
-        for row, answer in enumerate(answers)
+        json.dumps(
+            {"row": row, "answer": given[0] if len(given) == 1 else given}, ensure_ascii=False
+        )
+        for row, given in rows
     )
     try:
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -15,10 +15,13 @@ from scalepet import build, dist, engine
 from scalepet.config import RunConfig, plain
 from scalepet.engine import Engine, Progress, StepReport
 from scalepet.errors import ScalepetError
+from scalepet.pet import Method
 from scalepet.recipes import screen
 from scalepet.recipes.adapter import save_adapter
 from scalepet.recipes.answer import Ready
+from scalepet.recipes.masks import MaskMover, chosen, saved_positions, with_saved_positions
 from scalepet.recipes.prepare import Prepared, majority, prepare
+from scalepet.recipes.proof import Proof
 from scalepet.recipes.run_folder import ADAPTER, STATE, describe_run, write_result
 from scalepet.tracking import Trackers, open_trackers, track_steps
 
@@ -34,29 +37,37 @@ def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
     """
     engine.join_processes()
     prepared = dist.together(lambda: prepare(config, resume=resume))
-    runner, progress = _start(prepared)
+    runner, method, progress = _start(prepared)
     trackers = _open_run(prepared, runner, progress, console)
     started = time.perf_counter()
     with trackers:
         if progress.num_steps == 0:
             scores = _evaluate(prepared, runner)
             trackers.log(0, scores, kind="eval")
-        for report in _steps(prepared, runner, progress, console):
+        mover = MaskMover(method, runner, num_steps=prepared.num_steps)
+        proof = _proof(prepared, runner, method) if progress.num_steps == 0 else None
+        for report in _steps(prepared, mover, progress, console):
             if not math.isfinite(report.loss):
                 raise ScalepetError(
                     f"the loss is {report.loss} at step {report.num_steps};"
                     " the state of the last evaluation is kept."
                     " Try a smaller train.learning_rate, or precision: fp32"
                 )
+            if proof is not None:
+                proof.look(report.num_steps)
             if report.num_steps % config.train.log_every == 0:
                 trackers.log(report.num_steps, _train_values(report), kind="train")
             if not _is_evaluated(prepared, report.num_steps):
                 continue
             scores = _evaluate(prepared, runner)
             trackers.log(report.num_steps, scores, kind="eval")
-            progress = _judge(prepared, runner, progress, scores, report.num_steps)
+            progress = _judge(prepared, mover, progress, scores, report.num_steps)
             engine.save_run_state(
-                config.output / STATE, runner, progress=progress, fingerprint=prepared.fingerprint
+                config.output / STATE,
+                runner,
+                progress=progress,
+                fingerprint=prepared.fingerprint,
+                fixed=saved_positions(mover.method),
             )
             if _has_stalled(config, progress):
                 break
@@ -64,8 +75,12 @@ def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
     engine.leave_processes()
 
 
-def _start(prepared: Prepared) -> tuple[Engine, Progress]:
-    """Load, shard and, where the run was stopped, put everything back where it was."""
+def _start(prepared: Prepared) -> tuple[Engine, Method, Progress]:
+    """Load, shard and, where the run was stopped, put everything back where it was.
+
+    Returns:
+        Also the method with its mask, where a score chose it or it has moved.
+    """
     plan, config = prepared.plan, prepared.plan.config
     state = None
     if prepared.has_state:
@@ -73,12 +88,17 @@ def _start(prepared: Prepared) -> tuple[Engine, Progress]:
         state = dist.together(
             lambda: engine.load_run_state(folder, fingerprint=prepared.fingerprint)
         )
-    model, head_names = dist.together(lambda: build.load_and_attach(plan, prepared.ds_config))
+    loaded = dist.together(lambda: build.load_backbone(plan, prepared.ds_config))
+    if state is None:
+        method = chosen(plan, loaded.model, ds_config=prepared.ds_config, loader=prepared.loader)
+    else:
+        method = dist.together(lambda: with_saved_positions(plan.method, state.fixed))
+    build.attach(method, loaded)
     if state is not None:
-        engine.load_trained(model, state.trained)
+        engine.load_trained(loaded.model, state.trained)
     runner = Engine(
-        model,
-        head_names=head_names,
+        loaded.model,
+        head_names=loaded.head_names,
         optimizer=build.optimizer_of(config),
         ds_config=prepared.ds_config,
     )
@@ -86,10 +106,22 @@ def _start(prepared: Prepared) -> tuple[Engine, Progress]:
     # of rows apart.
     torch.manual_seed(config.seed + 1 + dist.rank())
     if state is None:
-        return runner, Progress()
+        return runner, method, Progress()
     batch = engine.on_device(prepared.loader.step(0).micro_batches[0], runner.device)
     engine.resume(runner, state, any_loss=lambda: plan.loss_sum(runner.in_training, batch))
-    return runner, state.progress
+    return runner, method, state.progress
+
+
+def _proof(prepared: Prepared, runner: Engine, method: Method) -> Proof:
+    batch = prepared.loader.step(0).micro_batches[0]
+    plan = prepared.plan
+    return Proof(
+        method,
+        runner,
+        plan.loss_sum,
+        engine.on_device(batch, runner.device),
+        plan.config.precision,
+    )
 
 
 def _open_run(prepared: Prepared, runner: Engine, progress: Progress, console: Console) -> Trackers:
@@ -121,26 +153,11 @@ def _open_run(prepared: Prepared, runner: Engine, progress: Progress, console: C
 
 
 def _steps(
-    prepared: Prepared, runner: Engine, progress: Progress, console: Console
+    prepared: Prepared, mover: MaskMover, progress: Progress, console: Console
 ) -> Iterator[StepReport]:
     """The optimizer steps that are left, under a progress bar."""
-    config, num_left = prepared.plan.config, prepared.num_steps - progress.num_steps
-    if _has_stalled(config, progress):
-        num_left = 0
-    num_warmup_steps = round(config.train.warmup * prepared.num_steps)
-    reports = engine.train_steps(
-        runner,
-        itertools.islice(prepared.loader.steps(progress.num_steps), num_left),
-        loss_sum=prepared.plan.loss_sum,
-        learning_rate_factor=lambda step: engine.learning_rate_factor(
-            config.train.schedule,
-            step,
-            num_steps=prepared.num_steps,
-            num_warmup_steps=num_warmup_steps,
-        ),
-    )
     return track_steps(
-        reports,
+        _train(prepared, mover, progress),
         total=prepared.num_steps,
         start=progress.num_steps,
         describe=lambda report: {
@@ -151,6 +168,29 @@ def _steps(
         shown=dist.is_main(),
         console=console,
     )
+
+
+def _train(prepared: Prepared, mover: MaskMover, progress: Progress) -> Iterator[StepReport]:
+    """Step by step, with the moves of the mask that are due."""
+    config, num_left = prepared.plan.config, prepared.num_steps - progress.num_steps
+    if _has_stalled(config, progress):
+        return
+    for step in itertools.islice(prepared.loader.steps(progress.num_steps), num_left):
+        factor = engine.learning_rate_factor(
+            config.train.schedule,
+            step.index,
+            num_steps=prepared.num_steps,
+            num_warmup_steps=round(config.train.warmup * prepared.num_steps),
+        )
+        with mover.watching(step.index + 1):
+            report = engine.train_step(
+                mover.runner,
+                step,
+                loss_sum=prepared.plan.loss_sum,
+                learning_rate_factor=factor,
+            )
+        mover.move(report.num_steps)
+        yield report
 
 
 def _train_values(report: StepReport) -> dict[str, float]:
@@ -178,7 +218,11 @@ def _evaluate(prepared: Prepared, runner: Engine) -> dict[str, float]:
 
 
 def _judge(
-    prepared: Prepared, runner: Engine, progress: Progress, scores: dict[str, float], num_steps: int
+    prepared: Prepared,
+    mover: MaskMover,
+    progress: Progress,
+    scores: dict[str, float],
+    num_steps: int,
 ) -> Progress:
     """Keep the adapter if its first metric is the best so far."""
     plan = prepared.plan
@@ -187,9 +231,13 @@ def _judge(
         return dataclasses.replace(
             progress, num_steps=num_steps, num_bad_evaluations=progress.num_bad_evaluations + 1
         )
-    tensors = runner.read_trained()
+    tensors, fixed = mover.runner.read_trained(), saved_positions(mover.method)
     folder = plan.config.output / ADAPTER
-    engine.on_main(lambda: save_adapter(folder, plan, tensors, num_steps=num_steps, metrics=scores))
+    engine.on_main(
+        lambda: save_adapter(
+            folder, plan, tensors, fixed=fixed, num_steps=num_steps, metrics=scores
+        )
+    )
     return Progress(num_steps=num_steps, best_step=num_steps, best_score=score)
 
 

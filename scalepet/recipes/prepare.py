@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from scalepet import build, data, engine
+from scalepet import build, data, engine, pet
 from scalepet.build import Plan
 from scalepet.config import RunConfig, plain
 from scalepet.data import Encoded, Rows, TrainLoader
@@ -67,6 +67,11 @@ def prepare(config: RunConfig, *, resume: bool) -> Prepared:
     plan = None
     with faults.noted():
         plan = build.plan_run(config, task)
+    if plan is not None and _is_imported(plan):
+        faults.append(
+            "method.select: imported; allowed: random, magnitude, gradient or snip, since positions"
+            " that were imported come with an adapter and not with a run"
+        )
     faults.raise_any()
     assert plan is not None
     encoded = build.encode_splits(plan, rows)
@@ -81,6 +86,11 @@ def prepare(config: RunConfig, *, resume: bool) -> Prepared:
         or math.ceil((config.train.epochs or 0) * loader.steps_per_epoch),
         has_state=open_run_folder(plan, resume=resume),
     )
+
+
+def _is_imported(plan: Plan) -> bool:
+    apet = pet.apet_of(plan.method)
+    return apet is not None and apet.select == "imported"
 
 
 def majority(rows: Encoded) -> float | None:

@@ -62,7 +62,7 @@ def describe_run(plan: Plan, *, counts: Mapping[str, int], majority: float | Non
         "git_commit": _git_commit(),
         "command": without_secrets(sys.argv),
         "world_size": dist.world_size(),
-        "method": plan.config.method.name,
+        "method": plan.config.method.names,
         "counts": dict(counts),
         "majority": majority,
     }

@@ -34,7 +34,7 @@ def introduce(
     table.add_row("backbone", f"{config.backbone.path}  {counts['backbone']:,} parameters, frozen")
     table.add_row(
         "method",
-        f"{config.method.name}  {counts['masked']:,} trained ({share:.3%} of the backbone)",
+        f"{config.method.names}  {counts['masked']:,} trained ({share:.3%} of the backbone)",
     )
     if counts["head"]:
         table.add_row("head", f"{counts['head']:,} trained")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scalepet.backbones import Backbone, load_model, read_model_config
@@ -200,3 +200,77 @@ def test_shards_are_found_through_their_index(load: Any, tmp_path: Path) -> None
     index = json.loads((tmp_path / "sharded" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 2
     assert is_same(weights_of(load_path(tmp_path / "sharded")), weights_of(loaded))
+
+
+@pytest.fixture
+def tuned_for_five(folders: Path, tmp_path: Path) -> Any:
+    """``tuned_for_five("bert")``: a checkpoint with a head for five classes, and its weights by
+    the names of the model.
+    """
+
+    def save(name: str) -> tuple[Path, dict[str, torch.Tensor]]:
+        torch.manual_seed(7)
+        kinds = {
+            "bert": (transformers.BertConfig, transformers.BertForSequenceClassification),
+            "vit": (transformers.ViTConfig, transformers.ViTForImageClassification),
+        }
+        config_class, model_class = kinds[name]
+        shape = {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 24,
+        }
+        more = {"vocab_size": 48} if name == "bert" else {"image_size": 16, "patch_size": 8}
+        model = model_class(config_class(**shape, **more, num_labels=5))
+        model.save_pretrained(tmp_path / name)
+        return tmp_path / name, model.state_dict()
+
+    return save
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_a_head_for_other_classes_starts_anew(tuned_for_five: Any, name: str) -> None:
+    folder, saved = tuned_for_five(name)
+    first, again, other = (load_path(folder, num_classes=3, seed=seed) for seed in (1, 1, 2))
+    assert first.head_names == ("classifier.weight", "classifier.bias")
+    assert first.model.classifier.weight.shape == (3, 16)
+    assert not first.model.classifier.weight.requires_grad
+    assert is_same(weights_of(first), weights_of(again))
+    assert not torch.equal(first.model.classifier.weight, other.model.classifier.weight)
+    weights = weights_of(first)
+    backbone = saved.keys() - {"classifier.weight", "classifier.bias"}
+    assert len(backbone) > 30
+    assert all(torch.equal(weights[tensor], saved[tensor]) for tensor in backbone)
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_a_head_for_as_many_classes_is_kept(tuned_for_five: Any, name: str) -> None:
+    folder, saved = tuned_for_five(name)
+    loaded = load_path(folder, num_classes=5)
+    assert loaded.head_names == ("classifier.weight", "classifier.bias")
+    assert torch.equal(loaded.model.classifier.weight, saved["classifier.weight"])
+
+
+def test_beside_a_new_head_any_other_shape_is_refused(tuned_for_five: Any) -> None:
+    folder, _ = tuned_for_five("bert")
+    state = load_file(folder / "model.safetensors")
+    names = ["bert.encoder.layer.0.attention.self.key.bias", "bert.pooler.dense.weight"]
+    state.update({name: torch.zeros(7) for name in names})
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError) as caught:
+        load_path(folder, num_classes=3)
+    assert [fault.split(": ")[2].split(" is ")[0] for fault in caught.value.faults] == names
+    assert all("(7,) in the checkpoint" in fault for fault in caught.value.faults)
+
+
+def test_a_vit_loads_with_all_its_weights_frozen(tiny_backbones: Path) -> None:
+    loaded = load_path(tiny_backbones / "vit", num_classes=3)
+    saved = transformers.ViTModel.from_pretrained(
+        tiny_backbones / "vit", add_pooling_layer=False
+    ).state_dict()
+    weights = weights_of(loaded)
+    assert weights.keys() == {f"vit.{name}" for name in saved} | set(loaded.head_names)
+    assert all(torch.equal(weights[f"vit.{name}"], tensor) for name, tensor in saved.items())
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.head_names == ("classifier.weight", "classifier.bias")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalepet.backbones import classify, family_of, score_label_words, write_text
+from scalepet.backbones import (
+    Backbone,
+    classify,
+    family_of,
+    load_model,
+    read_model_config,
+    score_label_words,
+    write_text,
+)
 from scalepet.backbones.families import _shift_right
 
 T5S = ("t5", "t5_own_head")
@@ -170,3 +179,17 @@ def test_texts_end_where_the_longest_is_allowed_to(load: Any, tensors: dict[str,
 def test_a_random_start_can_write(folders: Any, load: Any, tensors: dict[str, Tensor]) -> None:
     loaded, _ = load("t5/config.json", random_start=True)
     assert write_text(loaded.model.eval(), tensors, max_new_tokens=3).shape[0] == 3
+
+
+def test_the_loss_sum_of_vit_is_the_mean_of_transformers_times_the_rows(
+    tiny_backbones: Path,
+) -> None:
+    backbone = Backbone(str(tiny_backbones / "vit"), num_classes=3)
+    config = read_model_config(backbone)
+    model = load_model(backbone, config, dtype=torch.float32).model.eval()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(4, 3, 16, 16, generator=generator)
+    tensors = {"pixel_values": pixels, "labels": torch.tensor([0, 2, 1, 2])}
+    loss_sum = family_of(config).loss_sum(model, tensors, config=config)
+    torch.testing.assert_close(loss_sum, model(**tensors).loss * 4)
+    assert torch.equal(classify(model, tensors), model(pixel_values=pixels).logits)

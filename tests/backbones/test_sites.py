@@ -3,12 +3,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import transformers
 
-from scalepet.backbones import Backbone, Site, match_sites, read_model_config, sketch_sites
+from scalepet.backbones import (
+    Backbone,
+    Part,
+    Site,
+    match_sites,
+    read_model_config,
+    sketch_sites,
+)
 from scalepet.errors import ConfigError
 
 T5_BLOCK = "encoder.block.1.layer"
@@ -49,6 +56,8 @@ def test_kinds_layers_and_roles_of_t5(folders: Path) -> None:
         "matrix",
         "encoder.block.1",
         "encoder.block.layer.SelfAttention.q.weight",
+        part="q",
+        head_width=4,
     )
     assert sites[f"{T5_BLOCK}.1.DenseReluDense.wi.weight"].shape == (24, 16)
     assert sites[f"{T5_BLOCK}.0.layer_norm.weight"].kind == "norm"
@@ -74,6 +83,113 @@ def test_kinds_layers_and_roles_of_bert(folders: Path) -> None:
         "norm": 2 * 2 + 1,
         "bias": 2 * 8 + 1,
         "embedding": 3,
+    }
+
+
+def parts_of(sites: dict[str, Site]) -> dict[Part | None, list[str]]:
+    """Names of weights by their part."""
+    found: dict[Part | None, list[str]] = {}
+    for site in sites.values():
+        found.setdefault(site.part, []).append(site.name)
+    return found
+
+
+@pytest.mark.parametrize(("name", "into"), [("t5", ["wi"]), ("t5-gated", ["wi_0", "wi_1"])])
+def test_parts_of_t5(tiny_backbones: Path, name: str, into: list[str]) -> None:
+    sites = sites_of(tiny_backbones / name)
+    found = parts_of(sites)
+    attentions = [
+        "encoder.block.{}.layer.0.SelfAttention",
+        "decoder.block.{}.layer.0.SelfAttention",
+        "decoder.block.{}.layer.1.EncDecAttention",
+    ]
+    expected = {
+        letter: {f"{path.format(i)}.{letter}.weight" for path in attentions for i in range(2)}
+        for letter in "qkvo"
+    }
+    dense = ["encoder.block.{}.layer.1", "decoder.block.{}.layer.2"]
+    dense = [f"{path.format(i)}.DenseReluDense" for path in dense for i in range(2)]
+    expected["ffn_in"] = {f"{path}.{matrix}.weight" for path in dense for matrix in into}
+    expected["ffn_out"] = {f"{path}.wo.weight" for path in dense}
+    assert {part: set(names) for part, names in found.items() if part is not None} == expected
+    kinds = {sites[name].kind for name in found[None]}
+    assert kinds == {"embedding", "norm"}  # every matrix has a part
+    assert sites["encoder.block.1.layer.0.SelfAttention.q.weight"].module.endswith("Attention.q")
+
+
+BERT_PARTS = {
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "o": "attention.output.dense",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+}
+VIT_PARTS = {
+    "q": "attention.q_proj",
+    "k": "attention.k_proj",
+    "v": "attention.v_proj",
+    "o": "attention.o_proj",
+    "ffn_in": "mlp.fc1",
+    "ffn_out": "mlp.fc2",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "parts"),
+    [("bert", "bert.encoder.layer", BERT_PARTS), ("vit", "vit.layers", VIT_PARTS)],
+)
+def test_parts_of_encoders_are_weights_alone(
+    tiny_backbones: Path, name: str, layers: str, parts: dict[str, str]
+) -> None:
+    sites = sites_of(tiny_backbones / name)
+    found = parts_of(sites)
+    found.pop(None)
+    assert found == {
+        part: [f"{layers}.{i}.{module}.weight" for i in range(2)] for part, module in parts.items()
+    }
+    assert all(site.part is None for site in sites.values() if site.kind != "matrix")
+
+
+@pytest.mark.parametrize("name", ["t5", "t5-gated", "bert", "vit"])
+def test_only_attention_has_heads(tiny_backbones: Path, name: str) -> None:
+    sites = sites_of(tiny_backbones / name).values()
+    assert all(site.head_width == 6 for site in sites if site.part in ("q", "k", "v", "o"))
+    assert all(site.head_width is None for site in sites if site.part not in ("q", "k", "v", "o"))
+
+
+def test_the_width_of_a_head_of_t5_is_its_own(folders: Path, tmp_path: Path) -> None:
+    """Heads times width need not be the width of the model."""
+    config = transformers.T5Config.from_pretrained(folders / "t5", d_kv=10)
+    config.save_pretrained(tmp_path)
+    query = sites_of(tmp_path / "config.json", random_start=True)[
+        f"{T5_BLOCK}.0.SelfAttention.q.weight"
+    ]
+    assert (query.shape, query.head_width) == ((40, 16), 10)
+
+
+def test_kinds_layers_and_roles_of_vit(tiny_backbones: Path) -> None:
+    sites = sites_of(tiny_backbones / "vit", num_classes=3)
+    assert not any("classifier" in name or "pooler" in name for name in sites)
+    embeddings = {name: site for name, site in sites.items() if "embeddings" in name}
+    kinds = {name.removeprefix("vit.embeddings."): s.kind for name, s in embeddings.items()}
+    assert kinds == {
+        "cls_token": "embedding",
+        "position_embeddings": "embedding",
+        "patch_embeddings.projection.weight": "matrix",
+        "patch_embeddings.projection.bias": "bias",
+    }
+    patches = sites["vit.embeddings.patch_embeddings.projection.weight"]
+    assert (patches.shape, patches.part, patches.head_width) == ((24, 3, 8, 8), None, None)
+    scale = sites["vit.layers.1.layernorm_after.weight"]
+    assert (scale.kind, scale.layer) == ("norm", "vit.layers.1")
+    assert scale.role == "vit.layers.layernorm_after.weight"
+    # a layer: q k v o, two of the feed-forward, and two norms, each with a bias
+    assert Counter(site.kind for site in sites.values()) == {
+        "matrix": 2 * 6 + 1,
+        "norm": 2 * 2 + 1,
+        "bias": 2 * 8 + 2,
+        "embedding": 2,
     }
 
 
@@ -108,6 +224,19 @@ def test_patterns_choose_and_exclude(folders: Path) -> None:
     assert match_sites(sites) == tuple(sites)
 
 
+def test_parts_choose(folders: Path) -> None:
+    sites = list(sites_of(folders / "t5").values())
+    chosen = match_sites(sites, parts=["v", "ffn_out"], include=["encoder.*"])
+    assert [site.name for site in chosen] == [
+        f"encoder.block.{layer}.layer.{matrix}.weight"
+        for layer in range(2)
+        for matrix in ("0.SelfAttention.v", "1.DenseReluDense.wo")
+    ]
+    num_parts = sum(site.part is not None for site in sites)
+    assert len(match_sites(sites, parts=get_args(Part))) == num_parts == 2 * 6 + 3 * 10
+    assert match_sites(sites, parts=None) == tuple(sites)
+
+
 @pytest.mark.parametrize(
     ("options", "fragments"),
     [
@@ -121,6 +250,10 @@ def test_patterns_choose_and_exclude(folders: Path) -> None:
         ({"kinds": ["norm"], "include": ["*.q.weight"]}, ["kind norm", "*.q.weight", "layer_norm"]),
         ({"include": ["*"], "exclude": ["*"]}, ["exclude ['*']"]),
         ({"kinds": []}, ["of no kind"]),
+        ({"parts": []}, ["part (none given)"]),
+        ({"parts": ["q", "v"], "kinds": ["norm"]}, ["kind norm and part q or v", "layer_norm"]),
+        ({"parts": ["q"], "include": ["*.wo.weight"]}, ["part q", "*.wo.weight"]),
+        ({"parts": ["q"], "include": ["*.nothing"]}, ["the include pattern '*.nothing'"]),
     ],
 )
 def test_a_choice_of_nothing_is_refused_with_names_that_exist(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -63,16 +64,34 @@ def test_train_hands_on_the_config(run: Any, recipe: Any, config_file: str) -> N
 
 
 def test_evaluate_prints_its_scores(run: Any, recipe: Any) -> None:
-    evaluate = recipe("evaluate_adapter", {"accuracy": 0.75, "loss": 1.23456789, "rows": 600})
+    evaluate = recipe("evaluate_adapters", [{"accuracy": 0.75, "loss": 1.23456789, "rows": 600}])
     ended = run("evaluate", "runs/first", "evaluate.num_beams=4", "--other-weights")
     assert (ended.code, ended.out) == (0, "accuracy\t0.75\nloss\t1.23457\nrows\t600\n")
     args, options = evaluate.calls[0]
-    assert args == (Path("runs/first"),)
+    assert args == ([Path("runs/first")],)
     assert options == {"overrides": {"evaluate": {"num_beams": 4}}, "other_weights": True}
 
 
+def test_several_adapters_are_scored_side_by_side(run: Any, recipe: Any) -> None:
+    scores = [{"accuracy": 0.75, "rows": 600}, {"rouge_l": 0.5, "rows": 600}]
+    evaluate = recipe("evaluate_adapters", scores)
+    ended = run("evaluate", "runs/a", "--also", "runs/b")
+    lines = ["metric\truns/a\truns/b", "accuracy\t0.75\t-", "rows\t600\t600", "rouge_l\t-\t0.5"]
+    assert ended.out.splitlines() == lines
+    assert evaluate.calls[0][0] == ([Path("runs/a"), Path("runs/b")],)
+
+
+def test_several_adapters_answer_side_by_side(run: Any, recipe: Any, tmp_path: Path) -> None:
+    recipe("predict", [["good", "bad"], ["bad", "bad"]])
+    command = ["predict", "a", "--also", "b", "--text", "x", "--text", "y"]
+    assert run(*command).out == "good\tbad\nbad\tbad\n"
+    output = tmp_path / "answers.jsonl"
+    run(*command, "--output", str(output))
+    assert json.loads(output.read_text().splitlines()[0]) == {"row": 0, "answer": ["good", "bad"]}
+
+
 def test_predict_prints_an_answer_a_line(run: Any, recipe: Any) -> None:
-    predict = recipe("predict", ["good", "bad"])
+    predict = recipe("predict", [["good", "bad"]])
     ended = run("predict", "runs/first", "--text", "a film", "--text", "no film")
     assert (ended.code, ended.out) == (0, "good\nbad\n")
     options = predict.calls[0][1]
@@ -81,7 +100,7 @@ def test_predict_prints_an_answer_a_line(run: Any, recipe: Any) -> None:
 
 
 def test_predict_writes_a_file(run: Any, recipe: Any, tmp_path: Path) -> None:
-    predict = recipe("predict", ["good", "bad"])
+    predict = recipe("predict", [["good", "bad"]])
     rows, output = tmp_path / "new.csv", tmp_path / "answers.jsonl"
     rows.write_text("text\na film\nno film\n")
     ended = run("predict", "runs/first", "--input", str(rows), "--output", str(output))
@@ -94,7 +113,7 @@ def test_predict_writes_a_file(run: Any, recipe: Any, tmp_path: Path) -> None:
 def test_other_ranks_work_and_say_nothing(
     run: Any, recipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: str
 ) -> None:
-    evaluate, predict = recipe("evaluate_adapter", {"loss": 1.0}), recipe("predict", ["good"])
+    evaluate, predict = recipe("evaluate_adapters", [{"loss": 1.0}]), recipe("predict", [["good"]])
     monkeypatch.setenv("RANK", rank)
     output = tmp_path / "answers.jsonl"
     commands = [["evaluate", "a"], ["predict", "a", "--text", "x"]]

@@ -13,7 +13,7 @@ import yaml
 from scalepet.cli.app import app
 from scalepet.config import check_config, fields_as_yaml
 
-COMMANDS = ("train", "evaluate", "predict", "report", "assets")
+COMMANDS = ("train", "evaluate", "predict", "export", "import", "report", "assets")
 HEAVY = (
     "torch",
     "transformers",

@@ -92,7 +92,14 @@ def test_the_options_of_a_method_are_filled_up() -> None:
     config = MethodConfig.model_validate({"budget": "1%", "exclude": ["lm_head.*"]})
     assert method_options(config) == {
         "budget": "1%",
+        "operation": "add",
+        "unit": "element",
+        "block": 16,
+        "select": "random",
+        "move_every": None,
+        "move_share": 0.2,
         "kinds": ("matrix",),
+        "parts": None,
         "include": ("*",),
         "exclude": ["lm_head.*"],
         "share": "uniform",

@@ -3,9 +3,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import pytest
+from annotated_types import Gt
 
 from scalepet.config import RunConfig, check_config, fields_as_yaml, plain
 from scalepet.config.fields import NEEDED, documented, fields_of, walk
@@ -46,7 +48,7 @@ def test_the_listing_is_a_config_that_holds_every_field_and_its_default() -> Non
         for name in trail:
             assert name in place, trail
             place = place[name]
-    assert content["method"].keys() - {"name"} == fields_of(METHODS["apet"]).keys()
+    assert content["method"].keys() - {"name", "also"} == fields_of(METHODS["apet"]).keys()
 
 
 def test_the_listing_fits_a_terminal_and_has_no_open_end() -> None:
@@ -78,6 +80,9 @@ def test_what_is_needed_what_is_allowed_and_where_paths_start() -> None:
     assert comment_of("mode").endswith("(off, online or offline)")
     assert comment_of("kinds").endswith("(a list of matrix, embedding, norm or bias)")
     assert "accuracy, macro_f1" in comment_of("metrics")
+    assert comment_of("block") == "side of the square (a whole number from 1)"
+    assert comment_of("unit").endswith("cut to meet the budget")  # which names every unit
+    assert comment_of("also").endswith("each as in {name: prompt, length: 20}")
     assert comment_of("template").startswith("NEEDED: the text of an example")
     assert "relative to the folder in which scalepet is started" in LISTING
     assert "# name: head" in LISTING
@@ -131,8 +136,11 @@ def test_every_option_of_a_method_is_a_keyword() -> None:
         (Literal["a", "b", "c"], "a, b or c"),
         (Literal["off"] | Literal["on", "auto"], "off, on or auto"),
         (tuple[str, ...], "a list of texts"),
-        (dict[str, str | list[str]] | None, "fields with text or a list of texts each or null"),
+        (dict[str, str | list[str]] | None, "fields with text or a list of texts each, or null"),
         (dict[str, Any], "fields with any value each"),
+        (Sequence[Literal["q", "k", "v"]] | None, "a list of q, k or v, or null"),
+        (Annotated[int, Gt(0)], "a whole number from 1"),
+        (Annotated[int, Gt(0)] | None, "a whole number from 1 or null"),
     ],
 )
 def test_types_in_words(annotation: Any, words: str) -> None:

@@ -179,8 +179,8 @@ def train_case(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, torc
     runner.backward = backward_and_look  # type: ignore[method-assign]
     losses = []
     for index in range(case.num_steps):
-        (report,) = engine.train_steps(
-            runner, [loader.step(index)], loss_sum=loss_sum, learning_rate_factor=lambda step: 1.0
+        report = engine.train_step(
+            runner, loader.step(index), loss_sum=loss_sum, learning_rate_factor=1.0
         )
         losses.append(report.loss)
         runner.backward = plain_backward  # type: ignore[method-assign]

@@ -311,6 +311,21 @@ class TestTwoShardedRanks:
         assert any(FILLER in batch.rows for batch in loader) is expected
 
 
+def answer_cases(form: str, model: Any, config: Any) -> dict[str, Any]:
+    found = {}
+    for name, case in CASES.items():
+        if case.form == form:
+            answers = answer(
+                model,
+                config,
+                make_rows(form, case.num_rows, labelled=case.labelled),
+                micro_batch_size=case.micro_batch_size,
+                num_beams=case.num_beams,
+            )
+            found[name] = {"texts": answers.texts, "loss": answers.loss}
+    return found
+
+
 def main() -> None:
     argument = json.loads(sys.argv[1])
     engine.join_processes(timeout_seconds=60)
@@ -325,19 +340,9 @@ def main() -> None:
     for form in FORMS:
         with engine.building_into_shards(ds_config):
             model, config = load(form, argument["folders"][BACKBONES[form]])
-        model = engine.shard_for_answers(model, ds_config)
-        assert all(parameter.numel() == 0 for parameter in model.parameters()), "not sharded"
-        for name, case in CASES.items():
-            if case.form == form:
-                encoded = make_rows(form, case.num_rows, labelled=case.labelled)
-                answers = answer(
-                    model,
-                    config,
-                    encoded,
-                    micro_batch_size=case.micro_batch_size,
-                    num_beams=case.num_beams,
-                )
-                found[name] = {"texts": answers.texts, "loss": answers.loss}
+        with engine.untrained(model, ds_config, torch.device("cpu")):
+            assert all(parameter.numel() == 0 for parameter in model.parameters()), "not sharded"
+            found |= answer_cases(form, model, config)
     (Path(argument["out"]) / f"{dist.rank()}.json").write_text(json.dumps(found))
     engine.leave_processes()
     engine.end_process(0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from scalepet.masks import draw_distinct
-from scalepet.masks.draw import _first_distinct_by_flags
+from scalepet.masks.draw import _NUM_WORDS_AT_ONCE, _first_distinct_by_flags, draw_small_words
 
 _WORD = 2**64
 
@@ -36,11 +36,14 @@ def _philox_words(key: int) -> Iterator[int]:
         yield from counter
 
 
+def _number(key: tuple[str, ...]) -> int:
+    joined = b"".join(len(p.encode()).to_bytes(8, "little") + p.encode() for p in key)
+    return int.from_bytes(hashlib.blake2b(joined, digest_size=16).digest(), "little")
+
+
 def _draw_plainly(num_drawn: int, num_positions: int, key: tuple[str, ...]) -> list[int]:
     """What the docstring of draw_distinct says, word by word."""
-    joined = b"".join(len(p.encode()).to_bytes(8, "little") + p.encode() for p in key)
-    number = int.from_bytes(hashlib.blake2b(joined, digest_size=16).digest(), "little")
-    words = _philox_words(number)
+    words = _philox_words(_number(key))
     if 2 * num_drawn > num_positions:
         left_out: set[int] = set()
         while len(left_out) < num_positions - num_drawn:
@@ -135,10 +138,7 @@ def test_draw_is_uniform_where_collisions_are_merged() -> None:
 
 def test_flags_and_sorting_give_one_set() -> None:
     by_sorting = draw_distinct(400, num_positions=4000, key=("both",))
-    number = int.from_bytes(
-        hashlib.blake2b((4).to_bytes(8, "little") + b"both", digest_size=16).digest(), "little"
-    )
-    by_flags = _first_distinct_by_flags(np.random.Philox(key=number), 400, 4000)
+    by_flags = _first_distinct_by_flags(np.random.Philox(key=_number(("both",))), 400, 4000)
     np.testing.assert_array_equal(by_sorting, by_flags)
 
 
@@ -156,3 +156,19 @@ def test_keys_give_independent_draws() -> None:
 def test_draw_asserts_its_range(num_drawn: int, num_positions: int) -> None:
     with pytest.raises(AssertionError):
         draw_distinct(num_drawn, num_positions=num_positions, key=("x",))
+
+
+@pytest.mark.parametrize("most", [0, 2**62, 2**63 + 12345, 2**64 - 1])
+def test_small_words_are_those_of_the_stream(most: int) -> None:
+    words = list(itertools.islice(_philox_words(_number(("small",))), 1001))
+    places, small = draw_small_words(1001, most=most, key=("small",))
+    assert places.tolist() == [place for place, word in enumerate(words) if word <= most]
+    assert small.tolist() == [word for word in words if word <= most]
+
+
+def test_small_words_of_a_long_stream_are_read_in_parts() -> None:
+    num_words = 2 * _NUM_WORDS_AT_ONCE + 3
+    words = np.random.Philox(key=_number(("long",))).random_raw(num_words)
+    places, small = draw_small_words(num_words, most=2**61, key=("long",))
+    np.testing.assert_array_equal(places, np.flatnonzero(words <= 2**61))
+    np.testing.assert_array_equal(small, words[places])

@@ -15,9 +15,11 @@ from safetensors.numpy import save_file
 
 from scalepet.errors import CheckpointError
 from scalepet.masks import (
+    MaskRule,
     SparseMask,
     describe,
     load_indices,
+    mask_of_positions,
     rebuild,
     save_indices,
     select_entries,
@@ -54,6 +56,41 @@ def test_rebuild_through_json(share: Any) -> None:
     record = json.loads(json.dumps(describe(saved)))
     assert record["count"] == saved.count and record["checksum"] == saved.checksum
     _assert_same(saved, rebuild(record, shapes=_SHAPES, groups=_GROUPS))
+
+
+_ROWS = {name: (1, max(1, int(np.prod(shape[1:])))) for name, shape in _SHAPES.items()}
+
+
+@pytest.mark.parametrize("share", ["uniform", "even", "proportional"])
+def test_structured_masks_are_rebuilt_and_saved_with_their_unit(tmp_path: Path, share: Any) -> None:
+    request: dict[str, Any] = {"budget": 47, "seed": 4, "share": share, "groups": _GROUPS}
+    saved = select_entries(_SHAPES, **request, tiles=_ROWS, unit="row")
+    record = json.loads(json.dumps(describe(saved)))
+    assert record["rule"]["unit"] == "row"
+    assert record["checksum"] != select_entries(_SHAPES, **request).checksum
+    _assert_same(saved, rebuild(record, shapes=_SHAPES, groups=_GROUPS, tiles=_ROWS))
+    with pytest.raises(CheckpointError, match=r"groups \(and tiles\) of the saved mask"):
+        rebuild(record, shapes=_SHAPES, groups=_GROUPS)
+    save_indices(saved, tmp_path / "mask")
+    _assert_same(saved, load_indices(tmp_path / "mask"))
+
+
+def test_records_of_before_there_were_units_are_read(mask: SparseMask) -> None:
+    record = describe(mask)
+    assert record["rule"].pop("unit") == "element"
+    _assert_same(mask, rebuild(json.loads(json.dumps(record)), shapes=_SHAPES))
+
+
+def test_files_of_before_there_were_units_are_read(tmp_path: Path) -> None:
+    positions = {"a": np.array([1, 3], dtype=np.int32)}
+    rule = {"budget": "2", "count": 2, "share": "uniform", "seed": 0}
+    plain = SparseMask(positions=positions, shapes={"a": (4,)})
+    record = _RECORD | {"rule": rule, "checksum": plain.checksum}
+    rows = {"a": encode_sorted(positions["a"])}
+    save_file(rows, tmp_path / "mask", metadata={"scalepet_mask": seal_record(record)})
+    loaded = load_indices(tmp_path / "mask")
+    assert loaded.checksum == plain.checksum
+    assert loaded.rule == MaskRule("2", 2, "uniform", 0, unit="element")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +143,7 @@ def test_rebuild_refuses_what_cannot_be_chosen_here() -> None:
         ({}, {"seed": 1.5}, "rule.seed: "),
         ({}, {"share": "fair"}, "rule.share: .* got 'fair'"),
         ({}, {"budget": 50}, "rule.budget: "),
+        ({}, {"unit": 7}, "rule.unit: .* got 7"),
         ({}, {"budget": "nan"}, "budget: 'nan' is not allowed"),
         ({}, {"colour": 1}, "rule.colour: "),
     ],
@@ -271,3 +309,37 @@ def test_a_failed_save_keeps_the_old_file(
         save_indices(select_entries(_SHAPES, budget=7, seed=2), path)
     assert path.read_bytes() == data
     assert [entry.name for entry in tmp_path.iterdir()] == ["mask"]
+
+
+def test_positions_make_a_mask_without_a_rule() -> None:
+    positions = {"wide": np.array([0, 2**33 - 1]), "narrow": np.array([5], dtype=np.int64)}
+    shapes = {"wide": (2**17, 2**16), "narrow": (2, 3)}
+    mask = mask_of_positions(positions, shapes=shapes, num_eligible=2**34)
+    assert mask.rule is None and mask.num_eligible == 2**34 and mask.shapes == shapes
+    assert {name: row.dtype for name, row in mask.positions.items()} == {
+        "wide": np.int64,
+        "narrow": np.int32,
+    }
+    assert {name: row.tolist() for name, row in mask.positions.items()} == {
+        "wide": [0, 2**33 - 1],
+        "narrow": [5],
+    }
+    assert mask_of_positions(positions, shapes=shapes).num_eligible is None
+
+
+def test_positions_that_are_no_mask_are_refused_with_every_fault() -> None:
+    positions = {"a": np.array([2, 1]), "b": np.array([0, 9]), "c": np.array([0])}
+    with pytest.raises(CheckpointError) as error:
+        mask_of_positions(positions, shapes={"a": (3,), "b": (9,), "d": (1,)}, num_eligible=4)
+    found = "\n".join(error.value.faults)
+    for fault in (
+        "mask: 'a' of shape (3,): positions are not strictly rising",
+        "mask: 'b' of shape (9,): positions 0 to 9 leave the range 0 to 8",
+        "mask: 'c' has no shape",
+        "mask: 'd' has no positions",
+        "mask: 5 entries but 4 are eligible",
+    ):
+        assert fault in found
+    assert len(error.value.faults) == 5
+    with pytest.raises(CheckpointError, match="mask: no tensor has an entry"):
+        mask_of_positions({}, shapes={})

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from scalepet.errors import ConfigError
-from scalepet.masks.share import spread_even, spread_proportional, spread_uniform
+from scalepet.masks.share import (
+    spread_even,
+    spread_over_groups,
+    spread_proportional,
+    spread_uniform,
+)
 
 
 def test_even_gives_the_same_number_and_spreads_the_rest() -> None:
@@ -95,3 +100,20 @@ def test_uniform_sums_up_at_any_density(count: int) -> None:
     assert sum(counts.values()) == count
     assert all(0 <= counts[name] <= sizes[name] for name in sizes)
     assert counts == spread_uniform(count, dict(sorted(sizes.items())), seed=4, group="")
+
+
+def test_portions_are_the_groups_with_their_counts() -> None:
+    sizes = {"a": 30, "b": 10, "c": 20}
+    groups = {"a": "x", "b": "y", "c": "x"}
+    found = {
+        share: {
+            portion.group: (portion.count, list(portion.sizes))
+            for portion in spread_over_groups(6, sizes, share=share, groups=groups, seed=0)  # type: ignore[arg-type]
+        }
+        for share in ("uniform", "even", "proportional")
+    }
+    assert found == {
+        "uniform": {"": (6, ["a", "b", "c"])},
+        "even": {"x": (3, ["a", "c"]), "y": (3, ["b"])},
+        "proportional": {"x": (5, ["a", "c"]), "y": (1, ["b"])},
+    }

@@ -12,7 +12,7 @@ from scalepet import backbones
 from scalepet.backbones import Backbone
 from scalepet.errors import ConfigError
 from scalepet.pet import METHODS, Apet, plan_apet
-from scalepet.pet.masked_forward import masked_parameters
+from scalepet.pet.masked_forward import masked_names
 
 NUM_CLASSES = 3
 BACKBONES = ["t5", "t5-gated", "bert"]
@@ -86,7 +86,7 @@ def test_gradients_equal_those_of_dense_weights(name, tiny_backbones):
 
 def test_tied_tensors_share_their_values(tiny_backbones):
     _, masked, method, _ = make("t5", tiny_backbones, budget="10%", seed=0, kinds=["embedding"])
-    users = [module for module in masked.modules() if "weight" in masked_parameters(module)]
+    users = [module for module in masked.modules() if "weight" in masked_names(module)]
     shared = [module for module in users if module.weight is masked.shared.weight]
     assert len(shared) == 4, "shared, both stacks and the output projection"
     assert len({id(module.weight_values) for module in shared}) == 1

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from scalepet.pet.masked_forward import mask_module, masked_parameters, merged
+from scalepet.pet.masked_forward import mask_module, merged
 
 NUM_TOKENS = 11
 
@@ -25,6 +25,7 @@ def make_cases() -> dict[str, tuple[nn.Module, torch.Tensor, tuple[str, ...]]]:
         "linear, bias only": (nn.Linear(8, 6), x, ("bias",)),
         "linear, both": (nn.Linear(8, 6), x, ("weight", "bias")),
         "embedding": (nn.Embedding(20, 8), ids, ("weight",)),
+        "embedding with padding": (nn.Embedding(20, 8, padding_idx=3), ids, ("weight",)),
         "layer norm": (nn.LayerNorm(8), x, ("weight", "bias")),
         "rms norm": (T5LayerNorm(8), x, ("weight",)),
         "convolution": (nn.Conv1d(NUM_TOKENS, 5, 3), x, ("weight", "bias")),
@@ -55,7 +56,7 @@ def test_outputs_and_gradients_equal_those_of_the_dense_sum(case, dtype):
     positions = mask_some(module, names)
     for name, indices in positions.items():
         parameter = getattr(dense, name).requires_grad_(True)
-        values = masked_parameters(module)[name]
+        values = getattr(module, f"{name}_values")
         parameter.data.view(-1)[indices] += values.data
     inputs = [x.clone().requires_grad_(x.is_floating_point()) for _ in range(2)]
     outputs = [part(value) for part, value in zip((module, dense), inputs, strict=True)]
@@ -67,7 +68,10 @@ def test_outputs_and_gradients_equal_those_of_the_dense_sum(case, dtype):
         torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
     for name, indices in positions.items():
         expected = getattr(dense, name).grad.flatten()[indices]
-        torch.testing.assert_close(masked_parameters(module)[name].grad, expected)
+        # The dense gradient of a table is summed in 16 bits, ours in 32.
+        limits = {"rtol": 0.04, "atol": 0.01} if dtype is torch.bfloat16 else {}
+        found = getattr(module, f"{name}_values").grad
+        torch.testing.assert_close(found, expected, **limits)
 
 
 @pytest.mark.parametrize("case", CASES)

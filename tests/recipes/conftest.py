@@ -10,10 +10,17 @@ from typing import Any
 
 import pytest
 import yaml
+from running import SCALEPET
 
 COLOURS = {"warm": ["red", "orange", "yellow", "amber"], "cold": ["blue", "cyan", "teal", "navy"]}
 FILLERS = ["the", "sky", "is", "very", "a", "wall", "of", "house", "my", "car"]
 ROW_COUNTS = {"train": 61, "validation": 23}  # no multiples of any batch
+
+
+@pytest.fixture(scope="session")
+def start(launch_two: Callable[..., list[str]]) -> Callable[[int], list[str]]:
+    """``start(2)``: scalepet on so many ranks."""
+    return lambda num_ranks: SCALEPET if num_ranks == 1 else launch_two("--module", "scalepet")
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +96,7 @@ def write_run(backbones_with_tokenizers: Path, colour_rows: Path) -> Callable[..
         }
         for field, value in fields.items():
             nested = isinstance(value, dict) and isinstance(content.get(field), dict)
+            nested = nested and "name" not in value  # another method has other options
             content[field] = {**content[field], **value} if nested else value
         path = folder.with_suffix(".yaml")
         path.write_text(yaml.safe_dump(content))

@@ -3,58 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from running import SCALEPET, read_losses, read_metrics, read_result, read_table, run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 
-SCALEPET = [sys.executable, "-m", "scalepet"]
 KILLED = Path(__file__).with_name("killed.py")
-NUM_STEPS, NUM_EVAL_ROWS = 12, 23
-
-
-@pytest.fixture(scope="module")
-def start(launch_two) -> Callable[[int], list[str]]:
-    """``start(2)``: scalepet on so many ranks."""
-    return lambda num_ranks: SCALEPET if num_ranks == 1 else launch_two("--module", "scalepet")
-
-
-def run(command: list[Any], *, code: int = 0) -> str:
-    """Run to the end and return stdout (stderr for a refusal)."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr[-6000:]}"
-    return done.stdout if code == 0 else done.stderr
-
-
-def read_metrics(folder: Path) -> dict[tuple[str, int], dict[str, float]]:
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert len({(r["kind"], r["step"]) for r in records}) == len(records), "a step stands twice"
-    return {(r["kind"], r["step"]): r for r in records}
-
-
-def read_losses(folder: Path) -> list[float]:
-    metrics = read_metrics(folder)
-    return [metrics["train", step]["loss"] for step in range(1, NUM_STEPS + 1)]
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())
-
-
-def read_table(shown: str) -> dict[str, float]:
-    return {k: float(v) for k, v in (x.split("\t") for x in shown.splitlines() if "\t" in x)}
+NUM_EVAL_ROWS = 23
 
 
 @pytest.fixture(scope="module")

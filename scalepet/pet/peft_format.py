@@ -1,0 +1,258 @@
+"""PEFT's files (github.com/huggingface/peft, 0.21): what scalepet trained in them, and back.
+
+Everything is names and shapes: PEFT itself is not needed. A file that PEFT would read as something
+else than what was trained is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scalepet.errors import CheckpointError
+from scalepet.masks import mask_of_positions
+from scalepet.pet.apet import Apet
+from scalepet.pet.ia3 import Ia3
+from scalepet.pet.lora import Lora
+from scalepet.pet.method import Method
+from scalepet.pet.prefix import PrefixTuning
+from scalepet.pet.prompt import PromptTuning
+
+_BASE = "base_model.model."
+_INDICES = ".shira_indices"
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """What PEFT keeps in ``adapter_config.json`` and ``adapter_model.safetensors``."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def to_peft(
+    method: Method, trained: Mapping[str, Tensor], *, head: Mapping[str, Tensor], is_t5: bool
+) -> PeftAdapter:
+    """The adapter as PEFT has it.
+
+    Args:
+        trained: of the method, by name.
+        head: of the task, by name.
+        is_t5: the backbone reads with an encoder and writes with a decoder.
+
+    Raises:
+        CheckpointError: PEFT has no such method, or has it in another meaning.
+    """
+    for kind, write in _WRITERS.items():
+        if isinstance(method, kind):
+            config, tensors = write(method, trained, is_t5)
+            break
+    else:
+        raise CheckpointError(
+            f"PEFT has nothing like {type(method).__name__}; allowed: one method of lora, ia3,"
+            " prompt (T5), prefix (BERT) and apet on linear layers (SHiRA)"
+        )
+    if head and isinstance(method, PrefixTuning):
+        # PEFT wraps the head of a prompt-like method by itself, under names of its own.
+        config["task_type"] = "SEQ_CLS"
+        tensors |= {f"base_model.{name}": tensor for name, tensor in head.items()}
+    elif head:
+        config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in head})
+        tensors |= {f"{_BASE}{name}": tensor for name, tensor in head.items()}
+    return PeftAdapter({**config, "inference_mode": True}, tensors)
+
+
+def from_peft(
+    method: Method,
+    adapter: PeftAdapter,
+    *,
+    shapes: Callable[[Method], Mapping[str, tuple[int, ...]]],
+    head_names: Collection[str],
+    is_t5: bool,
+) -> tuple[Method, dict[str, Tensor]]:
+    """The method (with its mask) and what is trained of it and of the head, as scalepet has them.
+
+    Args:
+        method: as planned for the backbone.
+        shapes: method -> full shapes of all that is trained with it, by name.
+        head_names: which of these belong to the task.
+
+    Raises:
+        CheckpointError: the file is of another method or other settings, or lacks tensors; every
+            difference is listed.
+    """
+    if isinstance(method, Apet):
+        method, adapter = _with_shira_mask(method, adapter)
+    codes = _numbered(shapes(method))
+    head = {name: codes[name] for name in head_names}
+    tuned = {name: tensor for name, tensor in codes.items() if name not in head}
+    ours = to_peft(method, tuned, head=head, is_t5=is_t5)
+    faults = [*_config_faults(ours.config, adapter.config), *_tensor_faults(ours, adapter)]
+    if faults:
+        raise CheckpointError(faults)
+    # Where a number lands on its way out is where it is found on its way back.
+    found = torch.zeros(1 + sum(tensor.numel() for tensor in codes.values()))
+    for name, numbers in ours.tensors.items():
+        if not name.endswith(_INDICES):
+            found[numbers.long().flatten()] = adapter.tensors[name].float().flatten()
+    return method, {name: found[numbers.long()] for name, numbers in codes.items()}
+
+
+def _numbered(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Tensors that hold 1, 2, 3 ... from the first one to the last one, in fp64, which is exact."""
+    numbered, first = {}, 1
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        numbered[name] = torch.arange(first, first + size, dtype=torch.float64).view(shape)
+        first += size
+    return numbered
+
+
+def _config_faults(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
+    """Which layers are meant is told by the tensors: PEFT has many ways to name them."""
+    for field, value in ours.items():
+        if field in ("target_modules", "feedforward_modules", "modules_to_save", "inference_mode"):
+            continue
+        if field not in ("task_type", "r") and theirs.get(field, value) != value:
+            yield f"adapter_config.json: {field} is {theirs[field]!r}; allowed: {value!r}"
+
+
+def _tensor_faults(ours: PeftAdapter, theirs: PeftAdapter) -> Iterator[str]:
+    for name in sorted(ours.tensors.keys() | theirs.tensors.keys()):
+        shapes = [
+            tuple(adapter.tensors[name].shape) if name in adapter.tensors else None
+            for adapter in (theirs, ours)
+        ]
+        if shapes[0] != shapes[1]:
+            yield f"adapter_model.safetensors: {name} is {shapes[0]}; allowed: {shapes[1]}"
+
+
+def _lora(method: Lora, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
+    config = {
+        "peft_type": "LORA",
+        "r": method.r,
+        "lora_alpha": method.options["alpha"],
+        "use_rslora": method.options["rslora"],
+        "target_modules": [site.module for site in method.sites],
+    }
+    return config, {f"{_BASE}{name}.weight": tensor for name, tensor in trained.items()}
+
+
+def _ia3(method: Ia3, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
+    inputs = [site.module for site in method.sites if site.part == "ffn_out"]
+    config = {
+        "peft_type": "IA3",
+        "target_modules": [site.module for site in method.sites],
+        "feedforward_modules": inputs,
+    }
+    return config, {
+        f"{_BASE}{site.module}.ia3_l": trained[f"{site.module}.ia3"].unsqueeze(
+            0 if site.part == "ffn_out" else 1
+        )
+        for site in method.sites
+    }
+
+
+def _prompt(method: PromptTuning, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
+    if not is_t5:
+        raise CheckpointError(
+            "prompt: PEFT puts a prompt in front of the class token and takes the class from its"
+            " first row; allowed: T5"
+        )
+    config = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "SEQ_2_SEQ_LM",
+        "num_virtual_tokens": method.length,
+        "num_transformer_submodules": 1,
+    }
+    return config, {"prompt_embeddings": trained["prompt.rows"]}
+
+
+def _prefix(method: PrefixTuning, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
+    if is_t5:
+        raise CheckpointError(
+            "prefix: PEFT gives the slots of a T5 the position bias of tokens and has none in"
+            " encoder and cross attention; allowed: BERT"
+        )
+    width = method.sites[0].shape[0]
+    head_width = method.sites[0].head_width
+    assert head_width is not None
+    config = {
+        "peft_type": "PREFIX_TUNING",
+        "task_type": "FEATURE_EXTRACTION",
+        "num_virtual_tokens": method.length,
+        "num_layers": len(method.sites),
+        "token_dim": width,
+        "num_attention_heads": width // head_width,
+    }
+    slots = [
+        trained[f"{site.module.rpartition('.')[0]}.prefix.{what}"]
+        for site in method.sites
+        for what in ("keys", "values")
+    ]
+    return config, {"prompt_embeddings": torch.cat(slots, dim=1)}
+
+
+def _shira(method: Apet, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
+    """PEFT wants r (rows + columns) entries of every layer: what is missing are zeros at (0, 0)."""
+    assert method.mask is not None
+    kinds = {site.name: site.kind for site in method.eligible}
+    odd = [name for name in method.mask.positions if kinds[name] != "matrix"]
+    if odd:
+        raise CheckpointError(f"apet: SHiRA has linear layers only, not {odd[0]}; allowed: matrix")
+    ranks, tensors = {}, {}
+    for name, positions in method.mask.positions.items():
+        ranks[name] = math.ceil(positions.size / sum(method.mask.shapes[name]))
+    r = max(ranks.values())
+    for name, positions in method.mask.positions.items():
+        rows, columns = method.mask.shapes[name]
+        size, module = r * (rows + columns), f"{_BASE}{name.removesuffix('.weight')}"
+        if size > rows * columns:
+            raise CheckpointError(
+                f"apet: SHiRA needs {size:,} entries of {name}, which has {rows * columns:,};"
+                " allowed: a smaller budget"
+            )
+        where = torch.zeros(size, dtype=torch.int64)
+        where[: positions.size] = torch.from_numpy(positions)
+        ours = trained[f"{name}_values"]
+        values = ours.new_zeros(size)
+        values[: positions.size] = ours
+        tensors[f"{module}.shira_weight"] = values
+        tensors[f"{module}.shira_indices"] = torch.stack([where // columns, where % columns]).int()
+    modules = [name.removesuffix(".weight") for name in method.mask.positions]
+    return {"peft_type": "SHIRA", "r": r, "target_modules": modules}, tensors
+
+
+_WRITERS: dict[type[Any], Callable[..., Any]] = {
+    Lora: _lora,
+    Ia3: _ia3,
+    PromptTuning: _prompt,
+    PrefixTuning: _prefix,
+    Apet: _shira,
+}
+
+
+def _with_shira_mask(method: Apet, adapter: PeftAdapter) -> tuple[Apet, PeftAdapter]:
+    """The method with the positions of the file, and the file as ``_shira`` would write it: sorted,
+    with entries that stand twice added up.
+    """
+    positions, values = {}, {}
+    for key, indices in adapter.tensors.items():
+        name = f"{key.removeprefix(_BASE).removesuffix(_INDICES)}.weight"
+        if not key.endswith(_INDICES) or name not in method.shapes:
+            continue
+        flat = indices[0].long() * method.shapes[name][1] + indices[1].long()
+        where, slots = flat.unique(return_inverse=True)
+        weight = adapter.tensors[key.removesuffix(_INDICES) + ".shira_weight"].float()
+        positions[name] = where.numpy()
+        values[f"{name}_values"] = torch.zeros(len(where)).index_add(0, slots, weight)
+    found = {name: method.shapes[name] for name in positions}
+    known = method.with_mask(mask_of_positions(positions, shapes=found))
+    config, tensors = _shira(known, values, is_t5=False)
+    others = {name: t for name, t in adapter.tensors.items() if ".shira_" not in name}
+    return known, PeftAdapter({**adapter.config, "r": config["r"]}, {**tensors, **others})
