@@ -187,15 +187,27 @@ def encode_splits(plan: Plan, rows: dict[str, Rows]) -> dict[str, Encoded]:
 
 
 def load_backbone(plan: Plan, ds_config: dict[str, Any] | None = None) -> Loaded:
-    """The frozen backbone with nothing on it.
+    """The frozen backbone with nothing on it. All ranks together.
 
     Args:
-        ds_config: where its stage is 3, the model is built into shards.
+        ds_config: where its stage is 3, the model is built into shards, and each rank reads its
+            own part of the files.
     """
+    if engine.shard_filler(ds_config or {}):
+        dist.together(lambda: _convert_once(plan))
     with engine.building_into_shards(ds_config or {}):
         return backbones.load_model(
-            plan.backbone, plan.model_config, dtype=DTYPES[plan.config.precision]
+            plan.backbone,
+            plan.model_config,
+            dtype=DTYPES[plan.config.precision],
+            fill=engine.shard_filler(ds_config or {}),
         )
+
+
+def _convert_once(plan: Plan) -> None:
+    """On one rank of every machine, for the others to read from."""
+    if dist.local_rank() == 0 and backbones.needs_conversion(plan.backbone):
+        backbones.convert(plan.backbone, plan.model_config)
 
 
 def attach(method: Method, loaded: Loaded) -> None:

@@ -5,6 +5,7 @@
 """
 
 from scalepet.backbones.backbone import Backbone
+from scalepet.backbones.convert import convert, needs_conversion
 from scalepet.backbones.families import (
     FAMILIES,
     Family,
@@ -48,6 +49,7 @@ __all__ = [
     "bare",
     "building_under",
     "classify",
+    "convert",
     "detach",
     "family_of",
     "fingerprint",
@@ -56,6 +58,7 @@ __all__ = [
     "load_tokenizer",
     "longest_input",
     "match_sites",
+    "needs_conversion",
     "overridden_modules",
     "override",
     "quiet_transformers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 from scalepet.backbones.backbone import Backbone, in_plain_words
+from scalepet.errors import ConfigError
 
 _WEIGHTS = (
     "model.safetensors",
@@ -21,6 +22,8 @@ _WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 """In the order in which transformers looks for them; the first one found is what it loads."""
+
+_NUM_SHOWN = 5
 
 
 def weight_files(backbone: Backbone, *, fetch: bool) -> list[Path]:
@@ -84,3 +87,19 @@ def _read_tensor(files: Sequence[Path], name: str) -> Tensor | None:
             if name in tensors.keys():  # noqa: SIM118 (the handle is no mapping)
                 return tensors.get_tensor(name)
     return None
+
+
+def check_shapes(backbone: Backbone, mismatched: Collection[tuple[str, Any, Any]]) -> None:
+    faults = [
+        f"backbone.path: {backbone.path!r}: {name} is {tuple(there)} in the checkpoint,"
+        f" {tuple(here)} in the model"
+        for name, there, here in sorted(mismatched)
+    ]
+    if faults:
+        raise ConfigError(first_of(faults))
+
+
+def first_of(faults: Sequence[str]) -> list[str]:
+    """A wrong checkpoint differs in every tensor; a few of them show what it is."""
+    more = len(faults) - _NUM_SHOWN
+    return [*faults[:_NUM_SHOWN], *([f"and {more} more tensors"] if more > 0 else [])]

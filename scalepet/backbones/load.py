@@ -7,7 +7,6 @@ shards; nothing here knows about it.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,11 @@ import transformers
 from torch import nn
 
 from scalepet.backbones.backbone import Backbone, in_plain_words
+from scalepet.backbones.checkpoint import check_shapes, first_of
+from scalepet.backbones.fill import Fill, Filled, fill_model
 from scalepet.backbones.model_config import family_of
-from scalepet.backbones.sites import Site, list_sites
+from scalepet.backbones.sites import Site, list_sites, matches
 from scalepet.errors import ConfigError
-
-_NUM_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,12 @@ class Loaded:
 
     Attributes:
         head_names: the tensors that belong to the task; they are trained in full and saved.
+        how: for people, how the weights were read.
     """
 
     model: nn.Module
     head_names: tuple[str, ...]
+    how: str = ""
 
 
 def quiet_transformers(*, show_progress: bool) -> None:
@@ -79,7 +80,7 @@ def sketch_sites(config: Any) -> tuple[Site, ...]:
         head_width=family.head_width(config),
         cross=family.cross,
     )
-    return tuple(site for site in sites if not _matches(site.name, not_ours))
+    return tuple(site for site in sites if not matches(site.name, not_ours))
 
 
 def sketch_model(config: Any) -> nn.Module:
@@ -95,7 +96,9 @@ def sketch_model(config: Any) -> nn.Module:
         return family_of(config).model_class(config)._from_config(config)
 
 
-def load_model(backbone: Backbone, config: Any, *, dtype: torch.dtype) -> Loaded:
+def load_model(
+    backbone: Backbone, config: Any, *, dtype: torch.dtype, fill: Fill | None = None
+) -> Loaded:
     """Build and fill the model; every parameter is frozen.
 
     The caller moves it to a device, or has opened the engine's loading context, which builds it
@@ -103,6 +106,8 @@ def load_model(backbone: Backbone, config: Any, *, dtype: torch.dtype) -> Loaded
 
     Args:
         config: of ``read_model_config``.
+        fill: keeps the parts that this process needs of a sharded model; without it, or where the
+            files cannot be read in parts, transformers reads all of them.
 
     Raises:
         ConfigError: the checkpoint cannot be read, or lacks tensors of the backbone itself, or has
@@ -113,7 +118,7 @@ def load_model(backbone: Backbone, config: Any, *, dtype: torch.dtype) -> Loaded
     # without shards.
     torch.manual_seed(backbone.seed)
     with in_plain_words(backbone):
-        model, lacking = _build(backbone, config, dtype)
+        model, lacking, how = _build(backbone, config, dtype, fill)
     _check_lacking(backbone, lacking, may_lack=family.may_lack)
     model.requires_grad_(False)
     if backbone.checkpoint_activations:
@@ -121,17 +126,25 @@ def load_model(backbone: Backbone, config: Any, *, dtype: torch.dtype) -> Loaded
     head = [
         name
         for name, _ in model.named_parameters()
-        if _matches(name, family.head) or name in lacking
+        if matches(name, family.head) or name in lacking
     ]
-    return Loaded(model, tuple(head))
+    return Loaded(model, tuple(head), how)
 
 
-def _build(backbone: Backbone, config: Any, dtype: torch.dtype) -> tuple[Any, Collection[str]]:
-    """The model, and the names of the tensors that its checkpoint lacks."""
+def _build(
+    backbone: Backbone, config: Any, dtype: torch.dtype, fill: Fill | None
+) -> tuple[Any, Collection[str], str]:
+    """The model, the names of the tensors that its checkpoint lacks, and how it was read."""
     model_class = family_of(config).model_class(config)
     if backbone.random_start:
         # What AutoModel.from_config calls; the class alone would not build into shards.
-        return model_class._from_config(config, dtype=dtype), ()
+        return model_class._from_config(config, dtype=dtype), (), "drawn at random"
+    how = "read whole"
+    if fill is not None:
+        filled = fill_model(backbone, config, dtype=dtype, fill=fill)
+        if isinstance(filled, Filled):
+            return filled.model, filled.lacking, filled.how
+        how = f"read whole by the first rank, since {filled}"
     with _drawing_alike(model_class, backbone.seed):
         model, report = model_class.from_pretrained(
             backbone.place,
@@ -144,10 +157,10 @@ def _build(backbone: Backbone, config: Any, dtype: torch.dtype) -> tuple[Any, Co
         )
     # A checkpoint that was tuned for other classes has a head of another size: ours starts anew.
     head = family_of(config).head
-    mismatched = [key for key in report["mismatched_keys"] if not _matches(key[0], head)]
-    _check_shapes(backbone, mismatched)
+    mismatched = [key for key in report["mismatched_keys"] if not matches(key[0], head)]
+    check_shapes(backbone, mismatched)
     new_head = {name for name, *_ in report["mismatched_keys"]}
-    return model, {*report["missing_keys"], *new_head}
+    return model, {*report["missing_keys"], *new_head}, how
 
 
 @contextlib.contextmanager
@@ -170,16 +183,6 @@ def _drawing_alike(model_class: Any, seed: int) -> Iterator[None]:
         model_class._initialize_missing_keys = draw
 
 
-def _check_shapes(backbone: Backbone, mismatched: Collection[tuple[str, Any, Any]]) -> None:
-    faults = [
-        f"backbone.path: {backbone.path!r}: {name} is {tuple(there)} in the checkpoint,"
-        f" {tuple(here)} in the model"
-        for name, there, here in sorted(mismatched)
-    ]
-    if faults:
-        raise ConfigError(_first(faults))
-
-
 def _check_lacking(
     backbone: Backbone, lacking: Collection[str], *, may_lack: Sequence[str]
 ) -> None:
@@ -187,16 +190,10 @@ def _check_lacking(
     faults = [
         f"backbone.path: {backbone.path!r} lacks {name}; allowed to be missing: {allowed}"
         for name in sorted(lacking)
-        if not _matches(name, may_lack)
+        if not matches(name, may_lack)
     ]
     if faults:
-        raise ConfigError(_first(faults))
-
-
-def _first(faults: Sequence[str]) -> list[str]:
-    """A wrong checkpoint differs in every tensor; a few of them show what it is."""
-    more = len(faults) - _NUM_SHOWN
-    return [*faults[:_NUM_SHOWN], *([f"and {more} more tensors"] if more > 0 else [])]
+        raise ConfigError(first_of(faults))
 
 
 def _checkpoint_activations(model: Any) -> None:
@@ -209,7 +206,3 @@ def _checkpoint_activations(model: Any) -> None:
     model.activation_checkpointing_enable({"use_reentrant": True})
     if model.main_input_name != "input_ids":
         model.enable_input_require_grads()
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

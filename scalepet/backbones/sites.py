@@ -94,7 +94,7 @@ def list_sites(
             role=_role(name),
             part=part,
             head_width=head_width if part in ATTENTION_PARTS else None,
-            is_cross=_matches_any(name, cross),
+            is_cross=matches(name, cross),
         )
         found.append(site)
     return tuple(found)
@@ -108,7 +108,7 @@ def _kind(name: str, num_dimensions: int, owner: nn.Module, *, is_output: bool) 
 
 
 def _part(name: str, parts: Mapping[Part, Sequence[str]]) -> Part | None:
-    return next((part for part, patterns in parts.items() if _matches_any(name, patterns)), None)
+    return next((part for part, patterns in parts.items() if matches(name, patterns)), None)
 
 
 def _layer(name: str) -> str:
@@ -152,8 +152,8 @@ def match_sites(
         for site in sites
         if site.kind in chosen_kinds
         and (chosen_parts is None or site.part in chosen_parts)
-        and _matches_any(site.name, include)
-        and not _matches_any(site.name, exclude)
+        and matches(site.name, include)
+        and not matches(site.name, exclude)
     )
     if not chosen and not faults:
         wanted = f"kind {' or '.join(chosen_kinds)}" if chosen_kinds else "no kind"
@@ -178,5 +178,6 @@ def _dead_patterns(sites: Sequence[Site], word: str, patterns: Sequence[str]) ->
     ]
 
 
-def _matches_any(name: str, patterns: Sequence[str]) -> bool:
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether any of these shell-style patterns is the whole name."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -11,7 +11,13 @@ from scalepet.engine.ds_config import (
 from scalepet.engine.evaluate import Answerer, Answers, answer_all
 from scalepet.engine.files import read_folder, write_folder
 from scalepet.engine.loop import LossSum, StepReport, on_device, train_step
-from scalepet.engine.parameters import full_shape, load_trained, read_whole, trained_parameters
+from scalepet.engine.parameters import (
+    full_shape,
+    load_trained,
+    read_whole,
+    shard_filler,
+    trained_parameters,
+)
 from scalepet.engine.processes import (
     end_process,
     is_launched,
@@ -64,6 +70,7 @@ __all__ = [
     "read_whole",
     "resume",
     "save_run_state",
+    "shard_filler",
     "shipped_names",
     "train_step",
     "trained_parameters",

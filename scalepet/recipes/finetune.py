@@ -37,8 +37,8 @@ def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
     """
     engine.join_processes()
     prepared = dist.together(lambda: prepare(config, resume=resume))
-    runner, method, progress = _start(prepared)
-    trackers = _open_run(prepared, runner, progress, console)
+    runner, method, progress, how = _start(prepared)
+    trackers = _open_run(prepared, runner, progress, console, how=how)
     started = time.perf_counter()
     with trackers:
         if progress.num_steps == 0:
@@ -75,11 +75,12 @@ def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
     engine.leave_processes()
 
 
-def _start(prepared: Prepared) -> tuple[Engine, Method, Progress]:
+def _start(prepared: Prepared) -> tuple[Engine, Method, Progress, str]:
     """Load, shard and, where the run was stopped, put everything back where it was.
 
     Returns:
-        Also the method with its mask, where a score chose it or it has moved.
+        Also the method with its mask, where a score chose it or it has moved, and how the weights
+        were read.
     """
     plan, config = prepared.plan, prepared.plan.config
     state = None
@@ -106,10 +107,10 @@ def _start(prepared: Prepared) -> tuple[Engine, Method, Progress]:
     # of rows apart.
     torch.manual_seed(config.seed + 1 + dist.rank())
     if state is None:
-        return runner, method, Progress()
+        return runner, method, Progress(), loaded.how
     batch = engine.on_device(prepared.loader.step(0).micro_batches[0], runner.device)
     engine.resume(runner, state, any_loss=lambda: plan.loss_sum(runner.in_training, batch))
-    return runner, method, state.progress
+    return runner, method, state.progress, loaded.how
 
 
 def _proof(prepared: Prepared, runner: Engine, method: Method) -> Proof:
@@ -124,7 +125,9 @@ def _proof(prepared: Prepared, runner: Engine, method: Method) -> Proof:
     )
 
 
-def _open_run(prepared: Prepared, runner: Engine, progress: Progress, console: Console) -> Trackers:
+def _open_run(
+    prepared: Prepared, runner: Engine, progress: Progress, console: Console, *, how: str
+) -> Trackers:
     """On rank 0: write what the run is, show it, and open its logs."""
     num_trained = runner.num_trained
     if not dist.is_main():
@@ -138,7 +141,12 @@ def _open_run(prepared: Prepared, runner: Engine, progress: Progress, console: C
     }
     describe_run(plan, counts=counts, majority=majority(prepared.eval))
     screen.introduce(
-        console, prepared, counts=counts, device=runner.device, resumed_at=progress.num_steps
+        console,
+        prepared,
+        counts=counts,
+        device=runner.device,
+        resumed_at=progress.num_steps,
+        how=how,
     )
     last_step = progress.num_steps or -1
     if config.wandb.mode == "off":

@@ -23,8 +23,13 @@ def introduce(
     counts: Mapping[str, int],
     device: torch.device,
     resumed_at: int,
+    how: str,
 ) -> None:
-    """What is about to be trained, on what, and what was cut."""
+    """What is about to be trained, on what, and what was cut.
+
+    Args:
+        how: the weights were read.
+    """
     plan, config = prepared.plan, prepared.plan.config
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
@@ -32,6 +37,7 @@ def introduce(
     share = counts["masked"] / counts["backbone"]
     stage = engine.zero_stage(prepared.ds_config)
     table.add_row("backbone", f"{config.backbone.path}  {counts['backbone']:,} parameters, frozen")
+    table.add_row("weights", how)
     table.add_row(
         "method",
         f"{config.method.names}  {counts['masked']:,} trained ({share:.3%} of the backbone)",

@@ -51,18 +51,6 @@ def test_sixteen_bits_are_summed_in_fp32(way):
     torch.testing.assert_close(found, torch.full((32,), 4096.0))
 
 
-def test_the_density_chooses_the_way(monkeypatch):
-    used = []
-    for name in ("gather_value_gradients", "tiled_value_gradients"):
-        monkeypatch.setattr(
-            value_gradients, name, lambda *_, name=name: used.append(name.split("_")[0])
-        )
-    x, grad_y = torch.ones(2, 100), torch.ones(2, 100)
-    linear_value_gradients(x, grad_y, torch.arange(299))
-    linear_value_gradients(x, grad_y, torch.arange(300))
-    assert used == ["gather", "tiled"]
-
-
 @pytest.mark.parametrize("num_entries", [1, 13, 200])
 def test_embedding_equals_autograd(num_entries):
     generator = torch.Generator().manual_seed(num_entries)

@@ -135,7 +135,7 @@ def test_an_adapter_on_another_backbone_is_refused(start, num_ranks, trained, ti
 
 
 def test_early_stopping_keeps_the_best(write_run, tmp_path):
-    still = {"learning_rate": 1e-9, "head_learning_rate": 1e-9}
+    still = {"learning_rate": 1e-6, "head_learning_rate": 1e-6}
     train = {"steps": 40, "evaluate_every": 1, "patience": 2, **still}
     run([*SCALEPET, "train", write_run(tmp_path / "run", train=train)])
     result = read_result(tmp_path / "run")

@@ -1,0 +1,71 @@
+"""Checkpoints in pickle files (``.bin``), written once as safetensors to be read in parts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from huggingface_hub.constants import HF_HOME
+from safetensors import SafetensorError
+from torch import Tensor
+
+from scalepet.backbones.backbone import Backbone, in_plain_words
+from scalepet.backbones.checkpoint import weight_files
+from scalepet.backbones.fingerprint import fingerprint
+from scalepet.errors import CheckpointError
+
+
+def needs_conversion(backbone: Backbone) -> bool:
+    """Whether the weights are pickle files that nobody has converted here yet."""
+    files = [] if backbone.random_start else weight_files(backbone, fetch=True)
+    return any(file.suffix == ".bin" for file in files)
+
+
+def convert(backbone: Backbone, config: object) -> Path:
+    """Write the weights as safetensors, file by file, beside the hub's cache; a file at a time is
+    mapped into memory, and nothing in it is run.
+
+    Returns:
+        The folder; it is left as it is where it is there already.
+
+    Raises:
+        ConfigError: a file cannot be read.
+        CheckpointError: the folder cannot be written.
+    """
+    folder = converted_folder(backbone, config)
+    if folder.is_dir():
+        return folder
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
+    try:
+        unfinished.mkdir(parents=True)
+        for file in weight_files(backbone, fetch=True):
+            with in_plain_words(backbone):
+                tensors = dict(_own_tensors(file))
+            target = unfinished / f"{file.stem}.safetensors"
+            safetensors.torch.save_file(tensors, target, metadata={"format": "pt"})
+        unfinished.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if not folder.is_dir():  # else another machine was faster
+            raise CheckpointError(f"{folder} cannot be written: {error}") from error
+    return folder
+
+
+def converted_folder(backbone: Backbone, config: object) -> Path:
+    """Where the converted weights of this very checkpoint lie."""
+    return Path(HF_HOME) / "scalepet" / fingerprint(backbone, config)
+
+
+def _own_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a pickle file; of those that share their numbers the first one."""
+    seen = set()
+    loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    for name, tensor in loaded.items():
+        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
+        if key not in seen:
+            seen.add(key)
+            yield name, tensor.contiguous()
