@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -17,6 +17,8 @@ from scalepet.data import Encoded, Form, Rows, Task
 from scalepet.engine import AdamW, Answerer
 from scalepet.errors import ConfigError, Faults
 from scalepet.pet import METHODS, Method, together
+
+OptionsOf = Callable[[FurtherMethod], dict[str, Any]]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -86,7 +88,7 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
         form = _form(task, family, model_config)
     with faults.noted("method: "):
         sites = backbones.sketch_sites(model_config)
-        method = _plan_method(config, sites)
+        method = plan_method(config, sites)
         if not method.num_parameters and not family.head:
             raise ConfigError(
                 f"name: head trains nothing on a {model_config.model_type} backbone, which has no"
@@ -97,8 +99,13 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
     return Plan(config, task, form, family, model_config, backbone, method, tokenizer)
 
 
-def _plan_method(config: RunConfig, sites: Sequence[Site]) -> Method:
+def plan_method(
+    config: RunConfig, sites: Sequence[Site], *, options_of: OptionsOf = method_options
+) -> Method:
     """All methods of the config as one.
+
+    Args:
+        options_of: section -> the options that its method is planned with.
 
     Raises:
         ConfigError: every fault of all of them.
@@ -106,18 +113,19 @@ def _plan_method(config: RunConfig, sites: Sequence[Site]) -> Method:
     faults, methods = Faults(), []
     for section in config.method.all:
         with faults.noted(f"{section.name}: " if config.method.also else ""):
-            methods.append(_plan_section(section, sites))
+            methods.append(_plan_section(section, sites, options_of))
     faults.raise_any()
     return together(methods)
 
 
-def _plan_section(section: FurtherMethod, sites: Sequence[Site]) -> Method:
-    options = method_options(section)
+def _plan_section(section: FurtherMethod, sites: Sequence[Site], options_of: OptionsOf) -> Method:
+    options = options_of(section)
     other = same_as(options.get("budget"))
     if other is not None:
         faults = Faults()
         with faults.noted(f"budget: {options['budget']}: "):
-            options["budget"] = _plan_section(FurtherMethod(**other), sites).num_parameters
+            counted = _plan_section(FurtherMethod(**other), sites, options_of)
+            options["budget"] = counted.num_parameters
         faults.raise_any()
     return METHODS[section.name](sites, **options)
 

@@ -22,6 +22,7 @@ from scalepet.backbones.load import (
     quiet_transformers,
     sketch_model,
     sketch_sites,
+    t5_config,
 )
 from scalepet.backbones.model_config import family_of, longest_input, read_model_config
 from scalepet.backbones.overrides import (
@@ -68,6 +69,7 @@ __all__ = [
     "shadowed",
     "sketch_model",
     "sketch_sites",
+    "t5_config",
     "write_model_config",
     "write_text",
     "write_weights",

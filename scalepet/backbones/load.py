@@ -83,6 +83,21 @@ def sketch_sites(config: Any) -> tuple[Site, ...]:
     return tuple(site for site in sites if not matches(site.name, not_ours))
 
 
+def t5_config(**shape: int) -> Any:
+    """The config of a T5 v1.1 (gated GELU, a head of its own) of any shape."""
+    config = transformers.T5Config(
+        **shape,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+        eos_token_id=1,
+        tie_word_embeddings=False,
+    )
+    config.has_own_head = True
+    return config
+
+
 def sketch_model(config: Any) -> nn.Module:
     """The model without a single number in it, on the ``meta`` device.
 

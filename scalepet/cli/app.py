@@ -9,8 +9,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from scalepet.cli.answer import evaluate, predict
+from scalepet.cli.bench import bench
 from scalepet.cli.carry import export, import_
 from scalepet.cli.look import assets, report
+from scalepet.cli.plan import plan
 from scalepet.cli.train import train
 from scalepet.cli.voice import EXIT_REFUSED, end, refuse
 from scalepet.errors import ScalepetError
@@ -43,7 +45,7 @@ def root(
         raise typer.Exit(EXIT_REFUSED)
 
 
-for _command in (train, evaluate, predict, export, report, assets):
+for _command in (train, evaluate, predict, export, plan, report, bench, assets):
     app.command()(_command)
 app.command("import")(import_)
 

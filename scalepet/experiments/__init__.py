@@ -1,5 +1,6 @@
 """What runs show together: tables and figures, made from run folders alone."""
 
+from scalepet.experiments.bars import draw_bench
 from scalepet.experiments.compare import compare_table
 from scalepet.experiments.curves import draw_curves
 from scalepet.experiments.runs import Counts, Result, Run, RunFacts, read_run
@@ -10,6 +11,7 @@ __all__ = [
     "Run",
     "RunFacts",
     "compare_table",
+    "draw_bench",
     "draw_curves",
     "read_run",
 ]

@@ -13,7 +13,7 @@ import yaml
 from scalepet.cli.app import app
 from scalepet.config import check_config, fields_as_yaml
 
-COMMANDS = ("train", "evaluate", "predict", "export", "import", "report", "assets")
+COMMANDS = ("train", "evaluate", "predict", "export", "import", "plan", "report", "bench", "assets")
 HEAVY = (
     "torch",
     "transformers",

@@ -1,0 +1,20 @@
+"""scalepet beside PEFT on the user's own machine: time, memory and size of a training step."""
+
+from scalepet.bench.contenders import Contender, contenders
+from scalepet.bench.measure import Result, Rounds, measure
+from scalepet.bench.report import conditions, table, write_results
+from scalepet.bench.shapes import SHAPES, Work, make_work
+
+__all__ = [
+    "SHAPES",
+    "Contender",
+    "Result",
+    "Rounds",
+    "Work",
+    "conditions",
+    "contenders",
+    "make_work",
+    "measure",
+    "table",
+    "write_results",
+]

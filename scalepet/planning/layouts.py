@@ -1,0 +1,66 @@
+"""Where ZeRO keeps what: the shipped DeepSpeed files that a plan chooses among."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from scalepet.planning.hardware import Machines
+
+MAX_LIVE = 1_000_000_000
+"""``stage3_max_live_parameters``, elements: prefetching fills as much."""
+
+PERSISTENCE_THRESHOLD = 100_000
+"""``stage3_param_persistence_threshold``, elements: tensors up to it stay whole on every GPU."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to keep a model.
+
+    Attributes:
+        name: of a file in ``ds_configs/``.
+        is_sharded: ZeRO-3; else every GPU holds the backbone whole.
+        is_local: hpZ: a second set of shards in every node, so that gathers stay inside.
+        is_offloaded: shards and optimizer are in host memory.
+        max_live: elements that are gathered ahead.
+        threshold: tensors up to so many elements are whole on every GPU.
+    """
+
+    name: str
+    is_sharded: bool
+    is_local: bool = False
+    is_offloaded: bool = False
+    max_live: int = MAX_LIVE
+    threshold: int = PERSISTENCE_THRESHOLD
+
+    def gathers(self, machines: Machines) -> bool:
+        """Whether weights have to come together: one GPU has all of its shards already."""
+        return self.is_sharded and (machines.num_gpus > 1 or self.is_offloaded)
+
+    def persistent(self, sizes: Iterable[int]) -> int:
+        """Elements of the tensors that stay whole."""
+        return sum(size for size in sizes if size <= self.threshold) if self.is_sharded else 0
+
+    def gathered(self, sizes: Iterable[int]) -> int:
+        """Elements of the tensors that come and go."""
+        return sum(size for size in sizes if size > self.threshold) if self.is_sharded else 0
+
+
+LAYOUTS = (
+    Layout("zero0", is_sharded=False),
+    Layout("zero3", is_sharded=True),
+    Layout("zero3_hpz", is_sharded=True, is_local=True),
+    Layout("zero3_offload_cpu", is_sharded=True, is_offloaded=True),
+)
+"""From the simplest on."""
+
+
+def layouts_for(machines: Machines) -> tuple[Layout, ...]:
+    """Those that differ: hpZ needs several nodes, and shards several GPUs."""
+    return tuple(
+        layout
+        for layout in LAYOUTS
+        if not (layout.is_local and machines.num_nodes == 1)
+        and (layout.gathers(machines) or not layout.is_sharded)
+    )

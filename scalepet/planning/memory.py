@@ -1,0 +1,134 @@
+"""Bytes of one GPU and of one host, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from scalepet.planning.hardware import Machines
+from scalepet.planning.layouts import Layout
+from scalepet.planning.work import Work
+
+MASTER_BYTES = 4
+MOMENT_BYTES = 8
+FP32_BYTES = 4
+LOADING_BYTES = 2**30
+"""Of a process that fills its shards from safetensors: a bound, which the tests of loading hold."""
+
+REDUCE_BUCKET = 2_000_000
+"""Elements, as ``compose_ds_config`` sets it; DeepSpeed allocates it whole."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One part of the memory.
+
+    Attributes:
+        what: it is.
+        why: it has this size.
+    """
+
+    what: str
+    num_bytes: int
+    why: str
+
+
+def gpu_lines(
+    work: Work, layout: Layout, machines: Machines, *, is_checkpointed: bool
+) -> tuple[Line, ...]:
+    """What one GPU holds at its fullest moment, the end of a forward."""
+    lines = [
+        *_weights(work, layout, machines),
+        *_trained(work, layout, machines),
+        *_buffers(work, layout, machines),
+        *_activations(work, layout, is_checkpointed=is_checkpointed),
+    ]
+    return tuple(line for line in lines if line.num_bytes)
+
+
+def shard_numel(sizes: Iterable[int], num_shards: int) -> int:
+    """Elements of one shard: ZeRO-3 cuts every tensor by itself and pads it."""
+    return sum(-(-size // num_shards) for size in sizes)
+
+
+def _weights(work: Work, layout: Layout, machines: Machines) -> Iterator[Line]:
+    size, gpus = work.num_bytes, machines.num_gpus
+    if not layout.is_sharded:
+        yield Line("frozen weights", size * work.num_frozen, "whole on every GPU")
+        return
+    if not layout.is_offloaded:
+        why = f"one shard of {gpus}"
+        yield Line("frozen weights", size * shard_numel(work.frozen, gpus), why)
+    if layout.is_local:
+        local = machines.gpus_a_node
+        why = f"hpZ's second shard, one of {local} in the node; for good"
+        yield Line("frozen weights", size * shard_numel(work.frozen, local), why)
+    why = f"tensors of up to {layout.threshold:,} numbers stay whole"
+    yield Line("small weights", size * layout.persistent(work.frozen), why)
+
+
+def _trained(work: Work, layout: Layout, machines: Machines) -> Iterator[Line]:
+    count, size, gpus = work.num_trained, work.num_bytes, machines.num_gpus
+    share = -(-count // gpus)
+    if layout.is_sharded:
+        working = layout.persistent(work.trained)
+        working += 0 if layout.is_offloaded else shard_numel(work.trained, gpus)
+        yield Line("trained values", size * working, "shards, and small tensors whole")
+    else:
+        yield Line("trained values", size * count, "whole on every GPU")
+    is_own_master = not layout.is_sharded and size == FP32_BYTES
+    if is_own_master:
+        yield Line("optimizer", MOMENT_BYTES * count, "two fp32 moments of each, whole (stage 0)")
+    elif not layout.is_offloaded:
+        why = f"fp32 master and two moments of each, one shard of {gpus}"
+        yield Line("optimizer", (MASTER_BYTES + MOMENT_BYTES) * share, why)
+    if not layout.is_sharded:
+        yield Line("gradients", size * count, "whole on every GPU")
+    if not is_own_master and not layout.is_offloaded:
+        why = f"one shard of {gpus}, and once more in fp32 for the step"
+        yield Line("gradients", (size + FP32_BYTES) * share, why)
+    yield Line("positions", work.index_bytes, "of the mask, whole on every GPU")
+
+
+def _buffers(work: Work, layout: Layout, machines: Machines) -> Iterator[Line]:
+    size = work.num_bytes
+    if layout.gathers(machines):
+        sizes = [*work.frozen, *work.trained]
+        largest = max(sizes)
+        live = min(layout.gathered(sizes), layout.max_live + largest)
+        why = f"{layout.max_live:,} numbers ahead (stage3_max_live_parameters) and a tensor"
+        if live < layout.max_live:
+            why = "all that is gathered is fewer than stage3_max_live_parameters"
+        yield Line("gathered weights", size * live, why)
+    if machines.num_gpus > 1 or layout.is_sharded:
+        yield Line("reduce bucket", size * REDUCE_BUCKET, f"{REDUCE_BUCKET:,} numbers")
+
+
+def _activations(work: Work, layout: Layout, *, is_checkpointed: bool) -> Iterator[Line]:
+    kept = work.kept(work.rows, keeps_inputs=layout.is_sharded, is_checkpointed=is_checkpointed)
+    why = f"rows: {work.rows}; tokens of each: {work.source} + {work.target}"
+    why += ", one input a layer" if is_checkpointed else ""
+    yield Line("activations", kept.saved_bytes, why)
+    yield Line("one layer again", kept.again_bytes, "while backward runs it a second time")
+    passing = max(kept.passing_bytes, work.temporary_bytes)
+    yield Line("passing", passing, "logits and their gradients, or value gradients being formed")
+
+
+def host_lines(work: Work, layout: Layout, machines: Machines) -> tuple[Line, ...]:
+    """What the fullest host holds, beside Python and its libraries."""
+    size, local = work.num_bytes, machines.gpus_a_node
+    total = work.num_frozen + work.num_trained
+    if layout.is_sharded:
+        why = f"each of {local} processes reads its own part in pieces, in up to 1 GiB"
+        loading = Line("loading", LOADING_BYTES * local, why)
+    else:
+        why = f"each of {local} processes reads the whole checkpoint"
+        loading = Line("loading", size * work.shape.numel * local, why)
+    lines = [loading]
+    if layout.is_offloaded:
+        share = -(-total // machines.num_nodes)
+        lines.append(Line("weights", size * share, "shards of the node's GPUs, pinned"))
+        trained = -(-work.num_trained // machines.num_nodes)
+        optimizer = (MASTER_BYTES + MOMENT_BYTES + FP32_BYTES) * trained
+        lines.append(Line("optimizer", optimizer, "masters, moments and gradients in fp32"))
+    return tuple(lines)
