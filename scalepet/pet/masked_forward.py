@@ -28,7 +28,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from scalepet.backbones import override, shadowed
-from scalepet.pet.value_gradients import embedding_value_gradients, linear_value_gradients
+from scalepet.pet.value_gradients import (
+    embedding_value_gradients,
+    linear_value_gradients,
+    plan_of,
+)
 
 
 class Sink(Protocol):
@@ -87,9 +91,8 @@ def merged(weight: Tensor, positions: Tensor, values: Tensor) -> Iterator[Tensor
     come back at the end.
 
     Restoring, not subtracting: floating-point sums do not undo. Writes go through ``.data`` since
-        they are invisible to
-    autograd by design. Safe for weights that stay resident (ZeRO-3's persistent parameters) and for
-    tied ones.
+    they are invisible to autograd by design. Safe for weights that stay resident (ZeRO-3's
+    persistent parameters) and for tied ones.
     """
     flat = weight.data.view(-1)
     old = flat[positions]
@@ -109,9 +112,12 @@ class _MaskedLinear(torch.autograd.Function):
     ) -> Tensor:
         # The Parameters are kept as objects, not as saved tensors: under ZeRO-3 their storage is
         # released after this forward and another one is there in backward. Inputs are kept only for
-        # the gradient of the values.
+        # the gradient of the values, and only those columns that a sparse mask touches.
         ctx.parameters = (weight, values, positions)
-        ctx.save_for_backward(*([x] if ctx.needs_input_grad[3] else []))
+        if ctx.needs_input_grad[3]:
+            ctx.plan = plan_of(positions, (weight.shape[0], weight.shape[1]), x.dtype)
+            columns = None if _sink_of(values) else ctx.plan.kept_columns
+            ctx.save_for_backward(x if columns is None else x.index_select(-1, columns))
         with merged(weight, positions, values) as patched:
             return F.linear(x, patched, bias)
 
@@ -119,17 +125,19 @@ class _MaskedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         weight, values, positions = ctx.parameters
-        flat_grad = grad_y.flatten(0, -2)
+        flat_grad = grad_y.flatten(0, -2)  # a copy where heads were split; all share the one
         grad_x = grad_bias = grad_values = None
         if ctx.needs_input_grad[0]:
             with merged(weight, positions, values) as patched:
-                grad_x = grad_y @ patched
+                grad_x = (flat_grad @ patched).unflatten(0, grad_y.shape[:-1])
         if ctx.needs_input_grad[2]:
             grad_bias = flat_grad.sum(0)
         if ctx.needs_input_grad[3]:
             flat_x = ctx.saved_tensors[0].flatten(0, -2)
-            grad_values = linear_value_gradients(flat_x, flat_grad, positions).to(values.dtype)
+            found = linear_value_gradients(flat_x, flat_grad, positions, plan=ctx.plan)
+            grad_values = found.to(values.dtype)
             if sink := _sink_of(values):
+                assert flat_x.shape[1] == ctx.plan.shape[1], "a sink is left before the forward"
                 sink.add_linear(flat_x, flat_grad)
         return grad_x, None, grad_bias, grad_values, None
 

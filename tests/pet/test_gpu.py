@@ -9,7 +9,12 @@ import torch
 from torch import nn
 
 from scalepet.pet.masked_forward import mask_module
-from scalepet.pet.value_gradients import gather_value_gradients, tiled_value_gradients
+from scalepet.pet.value_gradients import (
+    gather_value_gradients,
+    linear_value_gradients,
+    plan_of,
+    tiled_value_gradients,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,7 +22,22 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("way", [gather_value_gradients, tiled_value_gradients])
+def kernel_value_gradients(*arguments: torch.Tensor) -> torch.Tensor:
+    pytest.importorskip("triton")
+    from scalepet.pet.value_kernels import kernel_value_gradients
+
+    return kernel_value_gradients(*arguments)
+
+
+WAYS = [
+    gather_value_gradients,
+    tiled_value_gradients,
+    kernel_value_gradients,
+    linear_value_gradients,
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
 def test_value_gradients_equal_the_dense_product_in_float64(way, dtype, tolerance):
     torch.manual_seed(0)
@@ -26,6 +46,23 @@ def test_value_gradients_equal_the_dense_product_in_float64(way, dtype, toleranc
     expected = (grad_y.double().t() @ x.double()).flatten()[positions.long()]
     found = way(x.cuda(), grad_y.cuda(), positions.cuda()).cpu().double()
     assert float((found - expected).norm() / expected.norm()) < tolerance
+
+
+@pytest.mark.parametrize("num_entries", [1, 300, 5000, 200_000, 512 * 768])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_does_not_wait_for_the_device(num_entries, dtype):
+    """Once the plan is made; tiled and sparse ways alike."""
+    torch.manual_seed(0)
+    x = torch.randn(256, 512, device="cuda", dtype=dtype)
+    grad_y = torch.randn(256, 768, device="cuda", dtype=dtype)
+    positions = torch.randperm(512 * 768)[:num_entries].sort().values.int().cuda()
+    linear_value_gradients(x, grad_y, positions)  # makes the plan, and compiles
+    plan = plan_of(positions, (768, 512), dtype)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        linear_value_gradients(x, grad_y, positions, plan=plan)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_masked_layer_keeps_no_second_weight_and_restores_its_own():
