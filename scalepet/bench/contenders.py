@@ -39,12 +39,16 @@ class Contender:
 
 
 def contenders(work: Work, *, densities: Sequence[str], with_peft: bool) -> list[Contender]:
-    """The floor first; APET with LoRA's count and at several densities; full only where it is named
-    by its density of 100 %.
+    """The floor first; APET with LoRA's count, in the same layers and anywhere, and at several
+    densities; full only where it is named by its density of 100 %.
     """
     lora = METHODS["lora"](work.sites)
-    matched = METHODS["apet"](work.sites, budget=lora.num_parameters)
-    ours: dict[str, Method] = {"LoRA": lora, "APET, same count": matched}
+    count = lora.num_parameters
+    ours: dict[str, Method] = {
+        "LoRA on q, v": lora,
+        "APET on q, v": METHODS["apet"](work.sites, budget=count, parts=["q", "v"]),
+        "APET anywhere": METHODS["apet"](work.sites, budget=count),
+    }
     for density in densities:
         if density == "100%":
             ours["full"] = METHODS["full"](work.sites, kinds=["matrix"])

@@ -5,7 +5,8 @@ frozen model. To add one, write its file and one line in ``METHODS``.
 """
 
 from scalepet.pet.adapter import plan_adapter
-from scalepet.pet.apet import POSITIONS, Apet, Moves, largest_move, plan_apet
+from scalepet.pet.add import POSITIONS, Apet, Moves, largest_move
+from scalepet.pet.apet import plan_apet
 from scalepet.pet.bitfit import plan_bitfit
 from scalepet.pet.full import plan_full
 from scalepet.pet.head import HeadOnly, plan_head_only

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scalepet.errors import CheckpointError
 from scalepet.masks import mask_of_positions
-from scalepet.pet.apet import Apet
+from scalepet.pet.add import Apet
 from scalepet.pet.ia3 import Ia3
 from scalepet.pet.lora import Lora
 from scalepet.pet.method import Method

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scalepet.pet.apet import Apet
+from scalepet.pet.add import Apet
 from scalepet.pet.method import Method
 from scalepet.pet.together import parts_of, together
 

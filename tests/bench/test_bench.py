@@ -37,8 +37,9 @@ def results(work):
 def test_all_that_was_asked_for_ran(results):
     assert list(results) == [
         FLOOR,
-        "LoRA",
-        "APET, same count",
+        "LoRA on q, v",
+        "APET on q, v",
+        "APET anywhere",
         "APET 1%",
         "full",
         "PEFT LoRA",
@@ -50,7 +51,7 @@ def test_all_that_was_asked_for_ran(results):
 
 def test_counts_are_of_the_same_size(results, work):
     lora = sum(8 * sum(site.shape) for site in work.sites if site.part in ("q", "v"))
-    for name in ("LoRA", "APET, same count", "PEFT LoRA", "PEFT SHiRA"):
+    for name in ("LoRA on q, v", "APET on q, v", "APET anywhere", "PEFT LoRA", "PEFT SHiRA"):
         assert results[name].num_trained == lora
     assert results["full"].num_trained == sum(s.numel for s in work.sites if s.kind == "matrix")
     assert results[FLOOR].num_trained == 0
@@ -64,7 +65,7 @@ def test_only_shira_keeps_tensors_of_the_shape_of_a_weight(results):
 
 
 def test_a_seeded_mask_takes_4_bytes_an_entry(results):
-    file = results["APET, same count"]
+    file = results["APET anywhere"]
     header = len(safetensors.torch.save({})) + 36 * 120  # a name, a type and a place a tensor
     assert 4 * file.num_trained < file.file_bytes < 4 * file.num_trained + header
     assert results["PEFT SHiRA"].file_bytes > 2.5 * file.file_bytes  # its positions besides
@@ -91,7 +92,7 @@ def test_the_command_shows_its_conditions_and_writes_them(tmp_path):
     assert "frozen floor" in shown and "torch" in shown and "command: scalepet bench" in shown
     content = json.loads((tmp_path / "bench" / "bench.json").read_text())
     assert content["conditions"]["command"].startswith("scalepet bench --shape tiny")
-    assert len(content["results"]) == 6
+    assert len(content["results"]) == 7
     assert (tmp_path / "bench" / "bench.png").stat().st_size > 5000
 
 
