@@ -85,7 +85,7 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
     form: Form | None = None
     method: Method | None = None
     with faults.noted():
-        form = _form(task, family, model_config)
+        form = form_of(task, model_config.model_type)
     with faults.noted("method: "):
         sites = backbones.sketch_sites(model_config)
         method = plan_method(config, sites)
@@ -142,13 +142,19 @@ def _backbone(config: RunConfig, *, num_classes: int | None) -> Backbone:
     )
 
 
-def _form(task: Task, family: Family, model_config: Any) -> Form:
-    if task.kind not in family.forms:
+def form_of(task: Task, model_type: str) -> Form:
+    """What an example of the task is for a backbone of this family.
+
+    Raises:
+        ConfigError: it cannot do such tasks.
+    """
+    forms = backbones.FAMILIES[model_type].forms
+    if task.kind not in forms:
         raise ConfigError(
-            f"task.kind: a {model_config.model_type} backbone cannot do {task.kind!r};"
-            f" allowed: {', '.join(family.forms) or 'none yet'}"
+            f"task.kind: a {model_type} backbone cannot do {task.kind!r};"
+            f" allowed: {', '.join(forms) or 'none yet'}"
         )
-    return family.forms[task.kind]
+    return forms[task.kind]
 
 
 def _check_lengths(task: Task, model_config: Any) -> None:

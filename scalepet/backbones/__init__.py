@@ -13,6 +13,7 @@ from scalepet.backbones.families import (
     score_label_words,
     write_text,
 )
+from scalepet.backbones.fill import full_shape
 from scalepet.backbones.fingerprint import fingerprint
 from scalepet.backbones.joints import attend_prefix
 from scalepet.backbones.load import (
@@ -34,10 +35,19 @@ from scalepet.backbones.overrides import (
     shadowed,
 )
 from scalepet.backbones.plain import write_model_config, write_weights
-from scalepet.backbones.sites import SITE_KINDS, Part, Site, SiteKind, list_sites, match_sites
+from scalepet.backbones.sites import (
+    ATTENTION_PARTS,
+    SITE_KINDS,
+    Part,
+    Site,
+    SiteKind,
+    list_sites,
+    match_sites,
+)
 from scalepet.backbones.tokenizer import load_tokenizer
 
 __all__ = [
+    "ATTENTION_PARTS",
     "FAMILIES",
     "SITE_KINDS",
     "Backbone",
@@ -54,6 +64,7 @@ __all__ = [
     "detach",
     "family_of",
     "fingerprint",
+    "full_shape",
     "list_sites",
     "load_model",
     "load_tokenizer",

@@ -20,7 +20,7 @@ from scalepet.errors import CheckpointError
 
 
 def needs_conversion(backbone: Backbone) -> bool:
-    """Whether the weights are pickle files that nobody has converted here yet."""
+    """Whether the weights are pickle files."""
     files = [] if backbone.random_start else weight_files(backbone, fetch=True)
     return any(file.suffix == ".bin" for file in files)
 

@@ -62,7 +62,7 @@ def fill_model(backbone: Backbone, config: Any, *, dtype: torch.dtype, fill: Fil
     parameters = dict(model.named_parameters())
     for name in [name for name in sources if matches(name, family.head)]:
         # A checkpoint that was tuned for other classes has a head of another size.
-        if weights.shape(sources[name]) != _full_shape(parameters[name]):
+        if weights.shape(sources[name]) != full_shape(parameters[name]):
             del sources[name]
     lacking = tuple(name for name in parameters if name not in sources)
     unknown = [name for name in lacking if not matches(name, family.head + family.may_lack)]
@@ -71,9 +71,9 @@ def fill_model(backbone: Backbone, config: Any, *, dtype: torch.dtype, fill: Fil
     check_shapes(
         backbone,
         [
-            (name, weights.shape(source), _full_shape(parameters[name]))
+            (name, weights.shape(source), full_shape(parameters[name]))
             for name, source in sources.items()
-            if weights.shape(source) != _full_shape(parameters[name])
+            if weights.shape(source) != full_shape(parameters[name])
         ],
     )
     for name, source in sources.items():
@@ -118,5 +118,6 @@ def _sources(model: Any, weights: WeightFiles) -> dict[str, str]:
     return sources
 
 
-def _full_shape(parameter: Any) -> tuple[int, ...]:
+def full_shape(parameter: Any) -> tuple[int, ...]:
+    """The shape of the whole parameter, which in ZeRO-3 shards is not its own."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -1,5 +1,6 @@
 """The engine: how a run runs. The only room that knows DeepSpeed, and only once it is needed."""
 
+from scalepet.backbones import full_shape
 from scalepet.engine.ds_config import (
     PRECISIONS,
     Precision,
@@ -12,7 +13,6 @@ from scalepet.engine.evaluate import Answerer, Answers, answer_all
 from scalepet.engine.files import read_folder, write_folder
 from scalepet.engine.loop import LossSum, StepReport, on_device, train_step
 from scalepet.engine.parameters import (
-    full_shape,
     load_trained,
     read_whole,
     shard_filler,

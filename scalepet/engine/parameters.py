@@ -31,11 +31,6 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """The shape of the whole parameter, which under ZeRO-3 is not its own."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
 @torch.no_grad()
 def load_trained(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Write what is trained in a model, sharded or not, that DeepSpeed has not started on yet."""

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scalepet.backbones import building_under
+from scalepet.backbones import building_under, full_shape
 from scalepet.engine.ds_config import zero_stage
-from scalepet.engine.parameters import full_shape, shard_of, trained_parameters, write_whole
+from scalepet.engine.parameters import shard_of, trained_parameters, write_whole
 from scalepet.engine.processes import quiet_deepspeed
 
 

@@ -20,7 +20,7 @@ from scalepet.pet.prompt import plan_prompt
 from scalepet.pet.released import plan_released
 from scalepet.pet.scores import GradientShards, collecting, score_shards, watching
 from scalepet.pet.settle import apet_of, with_apet
-from scalepet.pet.together import Together, together
+from scalepet.pet.together import Together, parts_of, together
 
 METHODS: dict[str, MethodBuilder] = {
     "apet": plan_apet,
@@ -53,6 +53,7 @@ __all__ = [
     "from_peft",
     "largest_move",
     "move_entries",
+    "parts_of",
     "plan_apet",
     "plan_head_only",
     "score_shards",

@@ -40,7 +40,7 @@ def export_merged(
     adapter = dist.together(
         lambda: _mergeable(open_adapter(folder, overrides=overrides, other_weights=other_weights))
     )
-    dist.together(lambda: _check_new(into))
+    dist.together(lambda: check_new(into))
     ds_config = build.ds_config_for_answers(adapter.plan) if launched else {}
     loaded = dist.together(lambda: build.load_backbone(adapter.plan, ds_config))
     merged = _merged(adapter, loaded)
@@ -67,7 +67,8 @@ def _mergeable(adapter: Adapter) -> Adapter:
     return adapter
 
 
-def _check_new(into: Path) -> None:
+def check_new(into: Path) -> None:
+    """Raises CheckpointError where something is there already."""
     if into.exists():
         raise CheckpointError(f"{into} exists; allowed: a folder that does not")
 

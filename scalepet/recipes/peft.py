@@ -18,6 +18,7 @@ from scalepet.config import RunConfig, check_config, plain
 from scalepet.errors import CheckpointError
 from scalepet.pet import Apet, Method, PeftAdapter
 from scalepet.recipes.adapter import merge, open_adapter, save_adapter
+from scalepet.recipes.export import check_new
 from scalepet.recipes.masks import saved_positions
 from scalepet.recipes.run_folder import ADAPTER
 
@@ -37,8 +38,7 @@ def export_peft(
     Raises:
         CheckpointError: PEFT has no such method, or the folder exists or cannot be written.
     """
-    if into.exists():
-        raise CheckpointError(f"{into} exists; allowed: a folder that does not")
+    check_new(into)
     adapter = open_adapter(folder, overrides=overrides, other_weights=other_weights)
     plan = adapter.plan
     head_names = _head_names(plan, adapter.tensors)

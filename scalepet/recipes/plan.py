@@ -15,15 +15,12 @@ from scalepet.errors import ConfigError, Faults
 from scalepet.pet import Apet, Method
 from scalepet.planning import GIB, Machines, Outlook, Shape, Tensor, Work
 
-NUM_BYTES = {"fp32": 4, "bf16": 2}
 ASSUMED_CLASSES = 2
 TEMPORARY_BYTES = 128 * 2**20
 """Of value gradients: 2**24 products of an element in 16 bits twice and in fp32 once."""
 
 WHOLE_GRADIENT_DENSITY = 0.002
 """Above it the gradient of a masked weight is formed tile by tile, as a dense one is."""
-
-HEADED_PARTS = ("q", "k", "v", "o")
 
 
 @dataclass(frozen=True)
@@ -114,19 +111,14 @@ def work_of(config: RunConfig, *, num_gpus: int) -> Work:
     """
     faults = Faults()
     shape = _shape(config)
-    forms = backbones.FAMILIES[shape.family].forms
-    if config.task.kind not in forms:
-        faults.append(
-            f"task.kind: a {shape.family} backbone cannot do {config.task.kind!r};"
-            f" allowed: {', '.join(forms)}"
-        )
+    with faults.noted():
+        build.form_of(config.task, shape.family)
     method: Method | None = None
     with faults.noted("method: "):
         method = build.plan_method(config, sites_of(shape), options_of=_counted_options)
     faults.raise_any()
     assert method is not None
-    parts = pet.together([method])
-    return _work(config, shape, getattr(parts, "methods", (parts,)), num_gpus=num_gpus)
+    return _work(config, shape, pet.parts_of(method), num_gpus=num_gpus)
 
 
 def _shape(config: RunConfig) -> Shape:
@@ -159,7 +151,7 @@ def sites_of(shape: Shape) -> tuple[Site, ...]:
             layer=tensor.layer,
             role=tensor.role,
             part=tensor.part,
-            head_width=shape.head_width if tensor.part in HEADED_PARTS else None,
+            head_width=shape.head_width if tensor.part in backbones.ATTENTION_PARTS else None,
             is_cross=tensor.is_cross,
         )
         for tensor in shape.tensors
@@ -257,7 +249,7 @@ def _work(config: RunConfig, shape: Shape, methods: Sequence[Method], *, num_gpu
         rows=min(config.train.micro_batch_size, rows_a_gpu),
         source=config.task.max_source_length,
         target=config.task.max_target_length if shape.family == "t5" else 0,
-        num_bytes=NUM_BYTES[config.precision],
+        num_bytes=build.DTYPES[config.precision].itemsize,
     )
 
 
