@@ -29,7 +29,7 @@ from scalepet.backbones.joints import (
 )
 from scalepet.backbones.sites import Part
 
-Form = Literal["head", "label_words", "text"]
+Form = Literal["head", "label_words", "choice", "text"]
 
 IGNORED = -100
 """Label of positions that do not count, as everywhere in transformers."""

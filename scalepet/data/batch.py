@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from scalepet.data.encoded import IGNORED, Encoded, Ids
+from scalepet.data.encoded import CLASS_FORMS, IGNORED, Encoded, Ids
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ class Batch:
 
     Args:
         tensors: int64 "input_ids" and "attention_mask" (rows, width), right padding; "labels"
-            (rows, target width), or (rows,) for a head; ``IGNORED`` where there is no target.
+            (rows, target width), or (rows,) for classes; ``IGNORED`` where there is no target.
         num_targets: labels that are not ignored; 0 for a filler, so a mean over targets is
             undefined there, and a loss is a sum divided by the whole step's ``num_targets``.
         num_tokens: source and target tokens without padding and fillers.
@@ -49,7 +49,7 @@ def make_batch(
     sources = [encoded.input_ids[row] for row in rows]
     targets = [encoded.targets[row] for row in rows]
     num_targets = sum(int(np.count_nonzero(target != IGNORED)) for target in targets)
-    num_tokens = sum(map(len, sources)) + (num_targets if encoded.form != "head" else 0)
+    num_tokens = sum(map(len, sources)) + (0 if encoded.form in CLASS_FORMS else num_targets)
     if len(rows) == 0:
         # A real token, because a row with nothing to attend to is undefined in attention.
         sources = [encoded.input_ids[0][:1]]
@@ -61,7 +61,7 @@ def make_batch(
         "input_ids": input_ids,
         "attention_mask": np.arange(input_ids.shape[1]) < np.array(lengths)[:, None],
         "labels": np.concatenate(targets)
-        if encoded.form == "head"
+        if encoded.form in CLASS_FORMS
         else pad_right(targets, IGNORED, pad_to_multiple_of),
     }
     tensors = {name: torch.from_numpy(array.astype(np.int64)) for name, array in arrays.items()}

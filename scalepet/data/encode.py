@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scalepet.data.encoded import FORM_KINDS, IGNORED, Encoded, Form, Ids
+from scalepet.data.encoded import CLASS_FORMS, FORM_KINDS, IGNORED, Encoded, Form, Ids
 from scalepet.data.labels import class_table, label_text
 from scalepet.data.metrics import Reference
 from scalepet.data.rows import BadRows, Rows, check_columns, class_names, listed, read_rows
@@ -40,7 +40,8 @@ def encode(
         task: what to make of a row; a classification task has its labels by now.
         rows: from ``load_split``.
         tokenizer: the backbone's.
-        form: what the backbone learns: "head" (a class), "label_words" or "text".
+        form: what the backbone learns: "head" (a class), "label_words" (to write one), "choice"
+            (to choose one) or "text".
         labelled: False to predict on rows without the target column.
 
     Raises:
@@ -62,16 +63,18 @@ def encode(
         references = _read_answers(task, rows, bad)
     bad.refuse(num_rows=len(rows))
     input_ids, num_cut = _tokenize(tokenizer, sources, max_length=task.max_source_length)
-    label_ids = _encode_label_words(task, tokenizer) if form == "label_words" else None
+    has_words = form in ("label_words", "choice")
+    label_ids = _encode_label_words(task, tokenizer) if has_words else None
     num_cut_targets = 0
     if not labelled:
         targets = [np.array([IGNORED], dtype=np.int32)] * len(sources)
     elif form == "text":
         targets, num_cut_targets = _encode_answers(task, references, tokenizer)
-    elif label_ids is not None:
-        targets = [label_ids[index] for index in classes]
-    else:
+    elif form in CLASS_FORMS:
         targets = [np.array([index], dtype=np.int32) for index in classes]
+    else:
+        assert label_ids is not None
+        targets = [label_ids[index] for index in classes]
     return Encoded(
         form=form,
         input_ids=input_ids,

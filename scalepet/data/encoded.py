@@ -14,13 +14,18 @@ import numpy.typing as npt
 from scalepet.data.metrics import Reference
 from scalepet.data.task import Kind
 
-Form = Literal["head", "label_words", "text"]
+Form = Literal["head", "label_words", "choice", "text"]
 FORM_KINDS: dict[Form, Kind] = {
     "head": "classification",
     "label_words": "classification",
+    "choice": "classification",
     "text": "sequence_to_sequence",
 }
-"""What a target is (a class for a head, a label word, a text), and the kind of task it serves."""
+"""What a target is (a class for a head, a label word to write, a label word to choose, a text), and
+the kind of task it serves."""
+
+CLASS_FORMS: tuple[Form, ...] = ("head", "choice")
+"""Whose targets are the numbers of classes; those of the others are tokens."""
 
 IGNORED = -100
 """Label of what has no target: padding, fillers, rows without labels."""
@@ -35,13 +40,13 @@ class Encoded:
     Args:
         form: what the targets are.
         input_ids: tokens of each example, int32, special tokens included.
-        targets: int32 token ids of each target; one class id in form "head"; one ``IGNORED``
+        targets: int32 token ids of each target; one class id in ``CLASS_FORMS``; one ``IGNORED``
             where the rows have no labels.
         classes: class of each row, int32; None for form "text" and without labels.
         references: target text (or right answers) of each row, or its label word; empty
             without labels.
-        label_ids: tokens of each label word in class order, end token included; form
-            "label_words" only.
+        label_ids: tokens of each label word in class order, end token included; forms
+            "label_words" and "choice" only.
         num_cut_sources: rows cut to ``max_source_length``.
         num_cut_targets: rows whose target was cut to ``max_target_length``.
     """
