@@ -13,7 +13,7 @@ import torch
 from scalepet import backbones, data, dist, engine
 from scalepet.backbones import Backbone, Family, Loaded, Site
 from scalepet.config import FurtherMethod, RunConfig, method_options, same_as
-from scalepet.data import Encoded, Form, Rows, Task
+from scalepet.data import Examples, Form, Rows, Task
 from scalepet.engine import AdamW, Answerer
 from scalepet.errors import ConfigError, Faults
 from scalepet.pet import METHODS, Method, together
@@ -35,7 +35,7 @@ class Plan:
         model_config: of transformers.
         backbone: what to load.
         method: what is tuned, counted.
-        tokenizer: the backbone's.
+        tokenizer: the backbone's; None where it reads pictures.
     """
 
     config: RunConfig
@@ -51,6 +51,11 @@ class Plan:
     def backbone_fingerprint(self) -> str:
         """The name of the backbone's weights; its files are read once."""
         return backbones.fingerprint(self.backbone, self.model_config)
+
+    @property
+    def pad_id(self) -> int | None:
+        """What fills the short rows of a batch; None where there are only pictures."""
+        return None if self.tokenizer is None else self.tokenizer.pad_token_id
 
     @property
     def loss_sum(self) -> engine.LossSum:
@@ -71,16 +76,17 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
     model_config = tokenizer = None
     with faults.noted():
         model_config = backbones.read_model_config(backbone)
-    with faults.noted():
-        tokenizer = backbones.load_tokenizer(
-            backbone,
-            path=config.backbone.tokenizer,
-            vocab_size=getattr(model_config, "vocab_size", None),
-        )
+    if not _has_pictures(task, model_config):
+        with faults.noted():
+            tokenizer = backbones.load_tokenizer(
+                backbone,
+                path=config.backbone.tokenizer,
+                vocab_size=getattr(model_config, "vocab_size", None),
+            )
     if model_config is None:
         faults.raise_any()
     with faults.noted():
-        _check_lengths(task, model_config)
+        _check_size(task, model_config)
     family = backbones.family_of(model_config)
     form: Form | None = None
     method: Method | None = None
@@ -157,6 +163,33 @@ def form_of(task: Task, model_type: str) -> Form:
     return forms[task.kind]
 
 
+def _has_pictures(task: Task, model_config: Any | None) -> bool:
+    """Whether the task or the backbone is one of pictures, so that there is nothing to tokenize."""
+    if task.picture_column is not None:
+        return True
+    return model_config is not None and backbones.family_of(model_config).reads_pictures
+
+
+def _check_size(task: Task, model_config: Any) -> None:
+    """Raises ConfigError where the backbone cannot read examples as large as the task makes them;
+    whether it can read such examples at all, ``form_of`` finds.
+    """
+    if task.picture_column is None:
+        _check_lengths(task, model_config)
+    elif backbones.family_of(model_config).reads_pictures:
+        _check_pixels(task, model_config)
+
+
+def _check_pixels(task: Task, model_config: Any) -> None:
+    shape, size = backbones.picture_shape(model_config), task.picture.size
+    if shape != (data.NUM_CHANNELS, size, size):
+        channels, height, width = shape
+        raise ConfigError(
+            f"task.picture.size: {size}, with {data.NUM_CHANNELS} channels; allowed: what the"
+            f" backbone reads, which is {height} x {width} pixels of {channels} channels"
+        )
+
+
 def _check_lengths(task: Task, model_config: Any) -> None:
     most = backbones.longest_input(model_config)
     if most is not None and task.max_source_length > most:
@@ -175,7 +208,9 @@ def load_rows(config: RunConfig) -> tuple[Task, dict[str, Rows]]:
     faults, rows = Faults(), {}
     for split in ("train", "eval"):
         with faults.noted():
-            rows[split] = data.load_split(config.task.source, split)
+            rows[split] = data.load_split(
+                config.task.source, split, pictures=config.task.picture_column
+            )
             data.check_columns(rows[split], [*config.task.source_columns, config.task.target])
     faults.raise_any()
     return with_labels(config.task, rows["train"]), rows
@@ -183,13 +218,13 @@ def load_rows(config: RunConfig) -> tuple[Task, dict[str, Rows]]:
 
 def with_labels(task: Task, rows: Rows) -> Task:
     """The task with the classes of the rows where the config names none."""
-    if task.kind != "classification" or task.labels:
+    if not task.has_classes or task.labels:
         return task
     return dataclasses.replace(task, labels=data.discover_labels(rows, task.target))
 
 
-def encode_splits(plan: Plan, rows: dict[str, Rows]) -> dict[str, Encoded]:
-    """Both splits as token ids; raises with the faults of all rows of both."""
+def encode_splits(plan: Plan, rows: dict[str, Rows]) -> dict[str, Examples]:
+    """Both splits as what the backbone reads; raises with the faults of all rows of both."""
     faults, encoded = Faults(), {}
     for split, split_rows in rows.items():
         with faults.noted():
@@ -239,7 +274,7 @@ def optimizer_of(config: RunConfig) -> AdamW:
     )
 
 
-def train_loader(plan: Plan, train: Encoded) -> data.TrainLoader:
+def train_loader(plan: Plan, train: Examples) -> data.TrainLoader:
     return data.TrainLoader(
         train,
         batch_size=plan.config.train.batch_size,
@@ -247,7 +282,8 @@ def train_loader(plan: Plan, train: Encoded) -> data.TrainLoader:
         rank=dist.rank(),
         world_size=dist.world_size(),
         seed=plan.config.seed,
-        pad_id=plan.tokenizer.pad_token_id,
+        pad_id=plan.pad_id,
+        together=dist.together,
     )
 
 
@@ -278,7 +314,8 @@ def answerer_of(plan: Plan, *, all_ranks_together: bool) -> Answerer:
     return Answerer(
         labels=plan.task.labels,
         loss_sum=plan.loss_sum,
-        decode=partial(plan.tokenizer.batch_decode, skip_special_tokens=True),
+        class_scores=partial(backbones.class_scores, config=plan.model_config),
+        decode=lambda ids: plan.tokenizer.batch_decode(ids, skip_special_tokens=True),
         max_new_tokens=plan.task.max_target_length,
         num_beams=plan.config.evaluate.num_beams,
         all_ranks_together=all_ranks_together,

@@ -222,16 +222,50 @@ def test_a_method_that_cannot_be_is_refused_before_any_weight_is_loaded(
         assert fragment in message
 
 
-def test_a_backbone_that_no_task_is_for_is_refused_in_plain_words(refuse: Any) -> None:
+def with_pictures(content: dict[str, Any], *, size: int = 16) -> None:
+    content["task"].update(
+        kind="image_classification",
+        template="{image}",
+        max_source_length=128,
+        picture={"size": size, "resize": 32},
+    )
+
+
+def test_a_vit_reads_pictures_of_its_own_size_without_a_tokenizer(
+    plan: PlanOne, refuse: Any, content: dict[str, Any]
+) -> None:
+    with_pictures(content)
+    planned = plan({"name": "lora"}, "vit")
+    assert (planned.form, planned.tokenizer, planned.pad_id) == ("head", None, None)
+    with_pictures(content, size=24)
     (fault,) = refuse({"name": "lora"}, "vit")
-    assert fault == "task.kind: a vit backbone cannot do 'classification'; allowed: none yet"
+    assert fault == (
+        "task.picture.size: 24, with 3 channels; allowed: what the backbone reads,"
+        " which is 16 x 16 pixels of 3 channels"
+    )
+
+
+def test_pictures_and_texts_are_refused_where_a_backbone_reads_the_other(
+    refuse: Any, content: dict[str, Any]
+) -> None:
+    shown = "task.kind: a {} backbone cannot do {!r}; allowed: {}"
+    (fault,) = refuse({"name": "lora"}, "vit")
+    assert fault == shown.format("vit", "classification", "image_classification")
+    with_pictures(content, size=20)
+    for name, allowed in (
+        ("bert", "classification"),
+        ("t5", "classification, sequence_to_sequence"),
+    ):
+        (fault,) = refuse({"name": "lora"}, name)
+        assert fault == shown.format(name, "image_classification", allowed)
 
 
 def test_a_tokenizer_that_is_not_there_hides_no_other_fault(
     tiny_backbones: Path, content: dict[str, Any]
 ) -> None:
-    path = tiny_backbones / "vit" / "config.json"
+    path = tiny_backbones / "bert" / "config.json"
     content["backbone"] = {"path": str(path), "random_start": True}
+    content["task"].update(kind="sequence_to_sequence", max_source_length=20)
     config = check_config({**content, "method": {"name": "lora", "r": 25}})
     with pytest.raises(ConfigError) as caught:
         plan_run(config, config.task)

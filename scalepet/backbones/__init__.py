@@ -6,9 +6,11 @@
 
 from scalepet.backbones.backbone import Backbone
 from scalepet.backbones.convert import convert, needs_conversion
+from scalepet.backbones.ensemble_tensor import EnsembleTensor, apart, member_of, members_of
 from scalepet.backbones.families import (
     FAMILIES,
     Family,
+    class_scores,
     classify,
     score_label_words,
     write_text,
@@ -25,7 +27,12 @@ from scalepet.backbones.load import (
     sketch_sites,
     t5_config,
 )
-from scalepet.backbones.model_config import family_of, longest_input, read_model_config
+from scalepet.backbones.model_config import (
+    family_of,
+    longest_input,
+    picture_shape,
+    read_model_config,
+)
 from scalepet.backbones.overrides import (
     bare,
     detach,
@@ -51,14 +58,17 @@ __all__ = [
     "FAMILIES",
     "SITE_KINDS",
     "Backbone",
+    "EnsembleTensor",
     "Family",
     "Loaded",
     "Part",
     "Site",
     "SiteKind",
+    "apart",
     "attend_prefix",
     "bare",
     "building_under",
+    "class_scores",
     "classify",
     "convert",
     "detach",
@@ -70,9 +80,12 @@ __all__ = [
     "load_tokenizer",
     "longest_input",
     "match_sites",
+    "member_of",
+    "members_of",
     "needs_conversion",
     "overridden_modules",
     "override",
+    "picture_shape",
     "quiet_transformers",
     "read_model_config",
     "recording_additions",

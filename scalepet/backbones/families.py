@@ -70,6 +70,11 @@ class Family:
     cross: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether it reads pixels, for which there is no tokenizer."""
+        return "image_classification" in self.forms
+
 
 @cache
 def own_head_t5() -> Any:
@@ -124,34 +129,72 @@ def _shift_right(labels: Tensor, config: Any) -> Tensor:
 def classify(model: nn.Module, tensors: Mapping[str, Tensor]) -> Tensor:
     """Logits of a model with a classification head, (rows, classes); from token ids or pixels."""
     inputs = {name: tensor for name, tensor in tensors.items() if name != "labels"}
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(_dtype_of(model))
     logits: Tensor = model(**inputs).logits
     return logits
 
 
+def class_scores(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    label_ids: Sequence[npt.ArrayLike] | None,
+    *,
+    config: Any,
+) -> Tensor:
+    """Log-probabilities of the classes, (rows, classes), fp32, in nats: of the head, or of label
+    words as whole answers, which are not all that a model can answer and do not add up to one.
+
+    Args:
+        label_ids: tokens of each label word, end token included; None for a model with a head.
+    """
+    if label_ids is None:
+        return classify(model, tensors).float().log_softmax(-1)
+    return score_label_words(model, tensors, label_ids, config=config)
+
+
 def score_label_words(
-    model: nn.Module, tensors: Mapping[str, Tensor], label_ids: Sequence[npt.ArrayLike]
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    label_ids: Sequence[npt.ArrayLike],
+    *,
+    config: Any,
 ) -> Tensor:
     """Log-probability of every label word as the whole answer, (rows, classes), in nats.
 
-    The encoder runs once; each label word (its tokens with the end token) is one pass of the
-    decoder, so every rank runs the same number of forwards whatever its rows are. Sum over tokens,
-    no length normalisation: a probability.
+    One call of the model: the decoder reads all label words (each its tokens with the end token)
+    one behind the other, and none of them sees another. A T5 knows positions by their distance
+    alone, so a word has the numbers that it has by itself, while the encoder, and the keys and
+    values that the decoder takes from it, are computed once for all words.
+
+    The sum over tokens, with no length normalisation: a probability.
+
+    Args:
+        model: is only called, so that it may be DeepSpeed's engine.
     """
-    typed: Any = model
     mask = tensors["attention_mask"]
-    encoded = typed.get_encoder()(input_ids=tensors["input_ids"], attention_mask=mask)
-    scores = []
-    for ids in label_ids:
-        labels = torch.as_tensor(ids, dtype=torch.int64, device=mask.device).expand(len(mask), -1)
-        output = typed(
-            encoder_outputs=encoded,
-            attention_mask=mask,
-            decoder_input_ids=_shift_right(labels, typed.config),
-            use_cache=False,
-        )
-        log_probabilities = output.logits.float().log_softmax(-1)
-        scores.append(log_probabilities.gather(-1, labels[..., None]).sum((1, 2)))
-    return torch.stack(scores, dim=1)
+    words = [torch.as_tensor(ids, dtype=torch.int64, device=mask.device) for ids in label_ids]
+    lengths = [len(word) for word in words]
+    inputs = torch.cat([_shift_right(word[None], config)[0] for word in words])
+    # Additive, as eager attention has it: it reaches every implementation beside the position bias.
+    sees = torch.block_diag(*(torch.ones(n, n).tril() for n in lengths)).to(mask.device) > 0
+    blocked = torch.zeros(sees.shape, dtype=_dtype_of(model), device=mask.device)
+    blocked = blocked.masked_fill(~sees, torch.finfo(blocked.dtype).min)
+    output = model(
+        input_ids=tensors["input_ids"],
+        attention_mask=mask,
+        decoder_input_ids=inputs.expand(len(mask), -1),
+        decoder_attention_mask=blocked.expand(len(mask), 1, -1, -1),
+        use_cache=False,
+    )
+    logits = output.logits.float()
+    targets = torch.cat(words).expand(len(mask), -1)[..., None]
+    of_tokens = logits.gather(-1, targets).squeeze(-1) - logits.logsumexp(-1)
+    return torch.stack([part.sum(1) for part in of_tokens.split(lengths, dim=1)], dim=1)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
 
 
 def write_text(
@@ -234,7 +277,7 @@ FAMILIES: dict[str, Family] = {
         needs=("decoder_start_token_id", "pad_token_id", "eos_token_id"),
     ),
     "vit": Family(
-        forms={},  # no task of pictures yet: the methods can be put on it, a run cannot
+        forms={"image_classification": "head"},
         model_class=lambda config: transformers.ViTForImageClassification,
         head=("classifier.*",),
         may_lack=("classifier.*",),

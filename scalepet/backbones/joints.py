@@ -100,7 +100,13 @@ def beside_residual(sublayer: nn.Module, branch: Branch) -> None:
     override(sublayer, forward)
 
 
-def attend_prefix(model: Any, attention: nn.Module, prefix: Callable[[int], Any]) -> None:
+def attend_prefix(
+    model: Any,
+    attention: nn.Module,
+    prefix: Callable[[int], Any],
+    *,
+    compensated: bool = False,
+) -> None:
     """Let an attention module look at more keys and values, in front of its own.
 
     They have no position: a position bias (T5) is zero for them. They stand outside of the cache of
@@ -109,12 +115,14 @@ def attend_prefix(model: Any, attention: nn.Module, prefix: Callable[[int], Any]
     Args:
         model: whose attention functions become ours; modules without a prefix compute as before.
         prefix: ``rows -> (keys, values)``, each (rows, heads, slots, head width).
+        compensated: the weights of the slots, which sum to some m, are divided by it; those of the
+            tokens stay (LAE, arXiv 2303.10070): (1 - m) Attn(tokens) + Attn(prefix).
     """
     _register_attention()
     model.set_attn_implementation(PREFIX_ATTENTION)
 
     def forward(inner: Any, *args: Any, **kwargs: Any) -> Any:
-        vars(attention)["attended_prefix"] = prefix
+        vars(attention)["attended_prefix"] = (prefix, compensated)
         try:
             return inner(*args, **kwargs)
         finally:
@@ -141,18 +149,44 @@ def _prefix_attention(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' own SDPA attention over the prefix and the tokens."""
+    """transformers' own SDPA attention over the prefix and the tokens.
+
+    A compensated prefix has values of zero in it, which leaves (1 - m) Attn(tokens): exact, with
+    the one fused product over all tokens. Attn(prefix), over few slots, is added.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    prefix = vars(module).get("attended_prefix")
+    prefix, compensated = vars(module).get("attended_prefix", (None, False))
     if prefix is not None:
         keys, values = prefix(len(query))
         slots = keys.shape[2]
-        key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        shown = torch.zeros_like(values) if compensated else values
+        key, value = torch.cat([keys, key], dim=2), torch.cat([shown, value], dim=2)
         if attention_mask is not None:
             attention_mask = F.pad(attention_mask, (slots, 0))
         if position_bias is not None:
             position_bias = F.pad(position_bias, (slots, 0))
-    return sdpa_attention_forward(
+    output: Tensor
+    output, _ = sdpa_attention_forward(
         module, query, key, value, attention_mask, position_bias=position_bias, **kwargs
     )
+    if compensated:
+        alone = _attend_alone(
+            query, keys, values, scaling=kwargs["scaling"], dropout=kwargs.get("dropout", 0.0)
+        )
+        output = output + alone.transpose(1, 2)
+    return output, None
+
+
+def _attend_alone(
+    query: Tensor, keys: Tensor, values: Tensor, *, scaling: float, dropout: float
+) -> Tensor:
+    """Attention over the slots by themselves, (rows, heads, tokens, head width).
+
+    What dropout leaves of their weights sums to one again, since LAE divides after the dropout.
+    """
+    weights = torch.softmax(query @ keys.mT * scaling, dim=-1, dtype=torch.float32)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+        weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+    return weights.to(values.dtype) @ values

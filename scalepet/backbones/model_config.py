@@ -76,6 +76,13 @@ def family_of(config: Any) -> Family:
     return FAMILIES[config.model_type]
 
 
+def picture_shape(config: Any) -> tuple[int, int, int]:
+    """Channels, height and width of the pictures that a ViT reads."""
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return config.num_channels, height, width
+
+
 def longest_input(config: Any) -> int | None:
     """The most tokens that an input may have; None where positions are relative (T5)."""
     return getattr(config, "max_position_embeddings", None)

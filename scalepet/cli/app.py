@@ -11,6 +11,7 @@ import typer
 from scalepet.cli.answer import evaluate, predict
 from scalepet.cli.bench import bench
 from scalepet.cli.carry import export, import_
+from scalepet.cli.continual import continual
 from scalepet.cli.look import assets, report
 from scalepet.cli.plan import plan
 from scalepet.cli.train import train
@@ -45,7 +46,7 @@ def root(
         raise typer.Exit(EXIT_REFUSED)
 
 
-for _command in (train, evaluate, predict, export, plan, report, bench, assets):
+for _command in (train, continual, evaluate, predict, export, plan, report, bench, assets):
     app.command()(_command)
 app.command("import")(import_)
 

@@ -2,42 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scalepet.errors import Faults
+from scalepet.errors import ConfigError, Faults
+
+if TYPE_CHECKING:
+    from scalepet.experiments import Run, StreamRun
+
+DEFAULT_METRIC = "eval/accuracy"
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     metric: Annotated[
-        str, typer.Option(help="What to compare by, as result.json has it.")
-    ] = "eval/accuracy",
+        str | None,
+        typer.Option(
+            help=f"What to compare by, as result.json has it; else {DEFAULT_METRIC}.",
+            show_default=False,
+        ),
+    ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(help="Draw the learning curves here (.png or .svg).", show_default=False),
+        typer.Option(help="Draw the curves here (.png or .svg).", show_default=False),
     ] = None,
 ) -> None:
     """Compare finished runs in a table and a figure.
 
+    Runs of continual learning, too: there, a folder with order-0 and order-1 in it is one run, and
+    its numbers are means over both.
+
     \b
     scalepet report runs/apet runs/head --figure curves.png
     """
-    from rich.console import Console
+    from scalepet.experiments import is_stream, read_run, read_stream
 
-    from scalepet.experiments import compare_table, draw_curves, read_run
-
-    faults, finished = Faults(), []
+    faults = Faults()
+    finished: list[Run] = []
+    streams: list[StreamRun] = []
     for folder in runs:
         with faults.noted():
-            finished.append(read_run(folder))
+            if is_stream(folder):
+                streams.append(read_stream(folder))
+            else:
+                finished.append(read_run(folder))
     faults.raise_any()
-    Console().print(compare_table(finished, metric=metric))
+    if streams and finished:
+        raise ConfigError(
+            f"no table shows both: {_listed(streams)} learnt a stream of experiences,"
+            f" {_listed(finished)} a single task"
+        )
+    if streams:
+        _report_streams(streams, metric, figure)
+    else:
+        _report_runs(finished, metric or DEFAULT_METRIC, figure)
+
+
+def _report_runs(runs: list[Run], metric: str, figure: Path | None) -> None:
+    from rich.console import Console
+
+    from scalepet.experiments import compare_table, draw_curves
+
+    Console().print(compare_table(runs, metric=metric))
     if figure is not None:
-        draw_curves(finished, figure, metric)
+        draw_curves(runs, figure, metric)
         typer.echo(f"figure {figure}")
+
+
+def _report_streams(streams: list[StreamRun], metric: str | None, figure: Path | None) -> None:
+    from rich.console import Console
+
+    from scalepet.experiments import draw_stream_curves, stream_table
+
+    if metric is not None:
+        raise ConfigError(
+            f"--metric {metric}: {_listed(streams)} learnt a stream of experiences,"
+            " whose table has accuracies only; allowed: no --metric"
+        )
+    Console().print(stream_table(streams))
+    if figure is not None:
+        draw_stream_curves([(stream.name, stream.orders) for stream in streams], figure)
+        typer.echo(f"figure {figure}")
+
+
+def _listed(runs: Sequence[Run | StreamRun]) -> str:
+    return ", ".join(str(run.folder) for run in runs)
 
 
 def assets(

@@ -5,34 +5,46 @@ meaning, which ``scalepet train --fields`` shows, and a check. Every fault of a 
 once, with its value and what is allowed.
 """
 
-from scalepet.config.check import check_config
+from scalepet.config.check import check_config, check_stream_config
 from scalepet.config.listing import fields_as_yaml
 from scalepet.config.models import (
     BackboneConfig,
     EvaluateConfig,
     FurtherMethod,
+    LaeConfig,
+    LearnConfig,
     MethodConfig,
+    OfflineConfig,
     RunConfig,
+    Setup,
+    StreamConfig,
     TrainConfig,
     WandbConfig,
     plain,
 )
 from scalepet.config.options import method_options, same_as
-from scalepet.config.read import read_config, read_overrides
+from scalepet.config.read import read_config, read_overrides, read_stream_config
 
 __all__ = [
     "BackboneConfig",
     "EvaluateConfig",
     "FurtherMethod",
+    "LaeConfig",
+    "LearnConfig",
     "MethodConfig",
+    "OfflineConfig",
     "RunConfig",
+    "Setup",
+    "StreamConfig",
     "TrainConfig",
     "WandbConfig",
     "check_config",
+    "check_stream_config",
     "fields_as_yaml",
     "method_options",
     "plain",
     "read_config",
     "read_overrides",
+    "read_stream_config",
     "same_as",
 ]

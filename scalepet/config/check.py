@@ -10,8 +10,9 @@ from pydantic import TypeAdapter
 
 from scalepet.config.faults import did_you_mean, faults_of
 from scalepet.config.fields import Trail, fields_of, walk
-from scalepet.config.models import DEFAULT_METHOD, RunConfig
+from scalepet.config.models import DEFAULT_METHOD, Config, RunConfig, StreamConfig
 from scalepet.config.options import options_model, same_as
+from scalepet.config.stream import stream_faults
 from scalepet.config.words import shown
 from scalepet.data import Task
 from scalepet.errors import ConfigError
@@ -33,27 +34,40 @@ def check_config(content: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: with every fault.
     """
-    config, faults = check_all(content)
+    return _checked(content, RunConfig)
+
+
+def check_stream_config(content: Mapping[str, Any]) -> StreamConfig:
+    """As ``check_config``, for a run over a stream."""
+    return _checked(content, StreamConfig)
+
+
+def _checked(content: Mapping[str, Any], kind: type[Config]) -> Config:
+    config, faults = check_all(content, kind)
     if config is None:
         raise ConfigError(faults)
     return config
 
 
-def check_all(content: Any) -> tuple[RunConfig | None, list[str]]:
+def check_all(content: Any, kind: type[Config]) -> tuple[Config | None, list[str]]:
     """The run and no fault, or None and every fault."""
     if not isinstance(content, Mapping):
-        return None, [f"config: {shown(content)}; allowed: fields such as backbone and task"]
-    config, unreadable = None, dict[Trail, str]()
+        return None, [f"config: {shown(content)}; allowed: fields such as backbone and method"]
+    config: Config | None = None
+    unreadable: dict[Trail, str] = {}
     try:
-        config = RunConfig.model_validate(content)
+        config = kind.model_validate(content)
     except pydantic.ValidationError as error:
-        unreadable = faults_of(error, RunConfig, content, elsewhere=[*walk(RunConfig), *_options()])
+        unreadable = faults_of(error, kind, content, elsewhere=[*walk(kind), *_options()])
     faults = [
         *(fault for trail, fault in unreadable.items() if trail[0] != "method"),
         *_all_method_faults(content.get("method", {})),
-        *_length_faults(content.get("train")),
-        *_task_faults(content.get("task"), unreadable),
     ]
+    if kind is RunConfig:
+        faults += _length_faults(content.get("train"))
+        faults += _task_faults(content.get("task"), unreadable)
+    elif isinstance(config, StreamConfig):
+        faults += stream_faults(config)
     return (None if faults else config), faults
 
 
@@ -141,6 +155,8 @@ def _task_faults(task: Any, unreadable: Collection[Trail]) -> list[str]:
     left_out = {trail[1] for trail in unreadable if trail[0] == "task" and len(trail) > 1}
     if "labels" in left_out:
         left_out.add("label_values")  # they are words of the labels
+    if "kind" in left_out:
+        left_out.add("picture")  # whether it belongs there, the kind says
     readable = {
         name: value
         for name, value in task.items()

@@ -36,7 +36,7 @@ def faults_of(
         name = ".".join(parent + trail)
         if field is None:
             faults[trail] = f"{name}: no such {noun}; {_hint(trail, section, elsewhere)}"
-        elif fault["type"].startswith("missing"):
+        elif fault["type"].startswith("missing") and fault["loc"][-1] == trail[-1]:
             faults[trail] = f"{name}: is missing; allowed: {_allowed(field)}"
         else:
             value = shown(_value_at(content, trail))

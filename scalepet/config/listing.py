@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from scalepet.config.fields import NEEDED, Field, Trail, fields_of
-from scalepet.config.models import DEFAULT_EPOCHS, DEFAULT_METHOD, MethodConfig, RunConfig
+from scalepet.config.models import DEFAULT_EPOCHS, DEFAULT_METHOD, MethodConfig, RunConfig, Setup
 from scalepet.config.words import words_of
 from scalepet.data import METRICS
 from scalepet.pet import METHODS
@@ -32,7 +32,7 @@ _EXAMPLES: dict[str, Any] = {
     "train.epochs": DEFAULT_EPOCHS,
 }
 _MEANINGS = {
-    "task.kind": "classification or sequence_to_sequence",
+    "task.kind": "classification, sequence_to_sequence or image_classification",
     "task.metrics": f"of {', '.join(METRICS)}; the first one chooses the best adapter",
 }
 """Where a docstring speaks to programmers."""
@@ -41,9 +41,13 @@ _COMMENT_COLUMN = 34
 _WIDTH = 80
 
 
-def fields_as_yaml() -> str:
-    """A config that is valid as it stands and names every field, with comments, 80 columns wide."""
-    return _HEADER + "\n".join(_section_lines(RunConfig)) + "\n"
+def fields_as_yaml(kind: type[Setup] = RunConfig) -> str:
+    """A config that is valid as it stands and names every field, with comments, 80 columns wide.
+
+    Args:
+        kind: of run.
+    """
+    return _HEADER + "\n".join(_section_lines(kind)) + "\n"
 
 
 def _section_lines(section: Any, parents: Trail = ()) -> Iterator[str]:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from scalepet.config.words import listed
-from scalepet.data import Task
+from scalepet.data import StreamSpec, Task
 from scalepet.engine import Precision, Schedule
+from scalepet.lae import Vote, alpha_of_travel
 from scalepet.pet import METHODS
 from scalepet.tracking import WandbMode
 
 # Strict, because true is 1 and "3" is 3 otherwise, and a slip trains for one step.
 Count = Annotated[int, Strict(), Gt(0)]
-Seed = Annotated[int, Strict(), Ge(0)]
+Whole = Annotated[int, Strict(), Ge(0)]
+Seed = Whole
 Positive = Annotated[float, Strict(), Gt(0)]
 NotNegative = Annotated[float, Strict(), Ge(0)]
 Share = Annotated[float, Strict(), Ge(0), Lt(1)]
@@ -134,10 +136,10 @@ class WandbConfig(Section):
     project: Text = Field("scalepet", description="the project that the run is filed under")
 
 
-class RunConfig(Section):
-    """One run."""
+class Setup(Section):
+    """What every kind of run has."""
 
-    output: Path = Field(description="the run folder: config, metrics, best adapter, state")
+    output: Path = Field(description="the run folder: config, metrics, adapters, state")
     seed: Seed = Field(0, description="of the order of rows, the head's start and dropout")
     precision: Precision = Field(
         "bf16", description="of weights and activations; what is trained has fp32 masters"
@@ -146,11 +148,6 @@ class RunConfig(Section):
         "zero3", description="name of a shipped DeepSpeed file, path of another, or its content"
     )
     backbone: BackboneConfig = Field(description="the frozen model")
-    task: Task = Field(description="what is learnt, from which rows")
-    method: MethodConfig = Field(MethodConfig(), description="what is tuned")
-    train: TrainConfig = Field(TrainConfig(), description="how long and how fast")
-    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how answers are made")
-    wandb: WandbConfig = Field(WandbConfig(), description="weights & biases")
 
     @pydantic.field_validator("output", mode="before")
     @classmethod
@@ -160,6 +157,93 @@ class RunConfig(Section):
         return output
 
 
-def plain(config: RunConfig) -> dict[str, Any]:
+class RunConfig(Setup):
+    """One run."""
+
+    task: Task = Field(description="what is learnt, from which rows")
+    method: MethodConfig = Field(MethodConfig(), description="what is tuned")
+    train: TrainConfig = Field(TrainConfig(), description="how long and how fast")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how answers are made")
+    wandb: WandbConfig = Field(WandbConfig(), description="weights & biases")
+
+
+class LearnConfig(Section):
+    """How long and how fast every experience of a stream is learnt."""
+
+    epochs: Count = Field(5, description="passes over the training rows of each experience")
+    batch_size: Count = Field(24, description="rows of an optimizer step, over all devices")
+    micro_batch_size: Count = Field(8, description="the most rows of one forward of one device")
+    learning_rate: Positive = Field(3e-3, description="peak rate of what the method tunes")
+    head_learning_rate: Positive = Field(3e-3, description="peak rate of the growing head")
+    weight_decay: NotNegative = Field(0.0, description="decoupled; pulls deltas to zero")
+    schedule: Schedule = Field("constant", description="the rate in each experience")
+    warmup: Share = Field(0.0, description="part of the steps in which the rate rises")
+    clip: Positive | None = Field(1.0, description="largest gradient norm; null: no clipping")
+    save_every: Count | None = Field(
+        None, description="steps between two saved states; null: once an epoch"
+    )
+    log_every: Count = Field(10, description="steps between two lines of metrics.jsonl")
+
+
+class OfflineConfig(Section):
+    """How slowly an offline copy follows."""
+
+    alpha: Share | None = Field(
+        None, description="momentum of a step: offline = alpha offline + (1 - alpha) online"
+    )
+    travel: Annotated[float, Strict(), Gt(0), Lt(1)] | None = Field(
+        None,
+        description="instead, the part of the way to the online numbers that it goes in an"
+        " experience, however many steps that has",
+    )
+
+    def alpha_in(self, num_steps: int) -> float:
+        """The momentum in an experience of so many optimizer steps."""
+        if self.alpha is not None:
+            return self.alpha
+        assert self.travel is not None, "the config check has found one of them"
+        return alpha_of_travel(self.travel, num_steps)
+
+
+class LaeConfig(Section):
+    """Learning, accumulation and ensemble (arXiv 2303.10070)."""
+
+    freeze_epochs: Whole = Field(
+        0, description="epochs in which the head learns alone, in every experience but the first"
+    )
+    offline: tuple[OfflineConfig, ...] = Field(
+        (OfflineConfig(alpha=None, travel=0.1),),
+        description="the offline copies, with an alpha or a travel each; published: alpha 0.9999;"
+        " none: the online expert answers alone",
+    )
+    vote: Vote = Field("max", description="max of the experts' probabilities, or their mean")
+    joint: bool = Field(
+        False, description="all experiences at once: what a stream cannot do better than"
+    )
+
+
+class StreamConfig(Setup):
+    """A run over a stream of experiences."""
+
+    stream: StreamSpec = Field(description="what is learnt, one after the other")
+    method: MethodConfig = Field(MethodConfig(), description="what is tuned")
+    train: LearnConfig = Field(LearnConfig(), description="how long and how fast")
+    lae: LaeConfig = Field(LaeConfig(), description="learning, accumulation, ensemble")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how answers are made")
+    wandb: WandbConfig = Field(WandbConfig(), description="weights & biases")
+
+    def run_over(self, task: Task) -> RunConfig:
+        """The config of the run that would train the same on one task."""
+        shared = {name: getattr(self, name) for name in RunConfig.model_fields if name in _SHARED}
+        train = {name: value for name, value in self.train if name in TrainConfig.model_fields}
+        return RunConfig(**shared, task=task, train=TrainConfig(**train))
+
+
+_SHARED = {*Setup.model_fields, "method", "evaluate", "wandb"}
+
+Config = TypeVar("Config", bound=Setup)
+
+
+def plain(config: Setup) -> dict[str, Any]:
     """As values that YAML and JSON can hold; ``check_config`` makes the same run of them."""
     return config.model_dump(mode="json")

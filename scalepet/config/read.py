@@ -8,7 +8,7 @@ from typing import Any
 
 from scalepet.config.check import check_all
 from scalepet.config.loader import parse_yaml
-from scalepet.config.models import RunConfig
+from scalepet.config.models import Config, RunConfig, StreamConfig
 from scalepet.errors import ConfigError
 
 Content = dict[str, Any]
@@ -20,8 +20,17 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: with every fault of the file and the overrides.
     """
+    return _read(path, overrides, RunConfig)
+
+
+def read_stream_config(path: Path, overrides: Sequence[str] = ()) -> StreamConfig:
+    """As ``read_config``, for a run over a stream."""
+    return _read(path, overrides, StreamConfig)
+
+
+def _read(path: Path, overrides: Sequence[str], kind: type[Config]) -> Config:
     content, faults = _with_overrides(_read_file(path), overrides)
-    config, more_faults = check_all(content)
+    config, more_faults = check_all(content, kind)
     if config is None or faults:
         raise ConfigError([*faults, *more_faults])
     return config

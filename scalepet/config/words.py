@@ -22,12 +22,19 @@ def words_of(annotation: Any) -> str:
     if origin in (Literal, Union, types.UnionType):
         return listed(list(dict.fromkeys(_choices(annotation))))
     if origin in (list, tuple, collections.abc.Sequence):
-        return f"a list of {words_of(arguments[0]).replace('text', 'texts')}"
+        is_fixed = origin is tuple and arguments[-1] is not Ellipsis
+        number = f"{len(arguments)} " if is_fixed else ""
+        return f"a list of {number}{_several(words_of(arguments[0]))}"
     if origin in (dict, collections.abc.Mapping):
         return f"fields with {words_of(arguments[1])} each"
     if annotation in (int, float):
         return _limited(annotation, ())
     return _NAMES.get(annotation, "fields")
+
+
+def _several(words: str) -> str:
+    is_number = words.startswith(("a number", "a whole number"))
+    return words[2:].replace("number", "numbers") if is_number else words.replace("text", "texts")
 
 
 def _choices(annotation: Any) -> Iterator[str]:

@@ -4,37 +4,60 @@ Rank and world size come in as numbers, tokenizers as callables. ``import scalep
 numpy only; torch and datasets follow where they are used.
 """
 
-from scalepet.data.batch import FILLER, Batch
+from scalepet.data.batch import FILLER, Batch, Epoch
+from scalepet.data.benchmarks import STREAMS, Benchmark
 from scalepet.data.encode import Tokenizer, encode
-from scalepet.data.encoded import IGNORED, Encoded, Form
+from scalepet.data.encoded import Encoded
+from scalepet.data.examples import Examples
+from scalepet.data.forms import IGNORED, Form
+from scalepet.data.joined import joined
 from scalepet.data.labels import discover_labels
 from scalepet.data.loader import EvalLoader, Step, TrainLoader
+from scalepet.data.matrix import AccuracyMatrix, Results
 from scalepet.data.metrics import METRICS, Metric, Reference, majority_share, score
+from scalepet.data.picture import NUM_CHANNELS, Picture
+from scalepet.data.pictures import Pictures
 from scalepet.data.rows import Rows, check_columns
 from scalepet.data.sources import load_split, missing_files, rows_of
+from scalepet.data.stream import Experience, Stream, StreamSpec
+from scalepet.data.stream_rows import load_stream
 from scalepet.data.task import Kind, Source, Task
 
 __all__ = [
     "FILLER",
     "IGNORED",
     "METRICS",
+    "NUM_CHANNELS",
+    "STREAMS",
+    "AccuracyMatrix",
     "Batch",
+    "Benchmark",
     "Encoded",
+    "Epoch",
     "EvalLoader",
+    "Examples",
+    "Experience",
     "Form",
     "Kind",
     "Metric",
+    "Picture",
+    "Pictures",
     "Reference",
+    "Results",
     "Rows",
     "Source",
     "Step",
+    "Stream",
+    "StreamSpec",
     "Task",
     "Tokenizer",
     "TrainLoader",
     "check_columns",
     "discover_labels",
     "encode",
+    "joined",
     "load_split",
+    "load_stream",
     "majority_share",
     "missing_files",
     "rows_of",

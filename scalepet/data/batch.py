@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from scalepet.data.encoded import CLASS_FORMS, IGNORED, Encoded, Ids
+from scalepet.data.forms import CLASS_FORMS, IGNORED, Ids, RowNumbers
 
 if TYPE_CHECKING:
     import torch
 
+    from scalepet.data.encoded import Encoded
+
 FILLER = -1
 """Row number of a filler: a row without a target that keeps a rank in step with the others."""
+
+
+class Epoch(NamedTuple):
+    """One pass over the rows to train on: what all chance in it is drawn from.
+
+    Args:
+        seed: of the run, 0 .. 2**64-1.
+        number: of the pass, from 0.
+    """
+
+    seed: int
+    number: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,22 +37,25 @@ class Batch:
     """One forward of one rank.
 
     Args:
-        tensors: int64 "input_ids" and "attention_mask" (rows, width), right padding; "labels"
-            (rows, target width), or (rows,) for classes; ``IGNORED`` where there is no target.
+        tensors: int64 "input_ids" and "attention_mask" (rows, width), right padding; or float32
+            "pixel_values" (rows, 3, height, width). With them int64 "labels" (rows, target width),
+            or (rows,) for classes; ``IGNORED`` where there is no target.
         num_targets: labels that are not ignored; 0 for a filler, so a mean over targets is
             undefined there, and a loss is a sum divided by the whole step's ``num_targets``.
-        num_tokens: source and target tokens without padding and fillers.
+        num_tokens: source and target tokens without padding and fillers; 0 of pictures.
         rows: row numbers within the split, int64; ``FILLER`` for a filler.
+        num_pictures: without fillers; 0 of texts.
     """
 
     tensors: dict[str, torch.Tensor]
     num_targets: int
     num_tokens: int
-    rows: npt.NDArray[np.int64]
+    rows: RowNumbers
+    num_pictures: int = 0
 
 
 def make_batch(
-    encoded: Encoded, rows: npt.NDArray[np.int64], *, pad_id: int, pad_to_multiple_of: int = 1
+    encoded: Encoded, rows: RowNumbers, *, pad_id: int, pad_to_multiple_of: int = 1
 ) -> Batch:
     """The batch of these rows; of one filler where there are none.
 

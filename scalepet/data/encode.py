@@ -1,4 +1,4 @@
-"""From rows to token ids: every row is encoded or refused, every cut is counted."""
+"""From rows to what a backbone reads: every row is encoded or refused, every cut is counted."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scalepet.data.encoded import CLASS_FORMS, FORM_KINDS, IGNORED, Encoded, Form, Ids
-from scalepet.data.labels import class_table, label_text
+from scalepet.data.encoded import Encoded
+from scalepet.data.examples import Examples
+from scalepet.data.forms import CLASS_FORMS, FORM_KINDS, IGNORED, Form, Ids
+from scalepet.data.labels import read_classes
 from scalepet.data.metrics import Reference
-from scalepet.data.rows import BadRows, Rows, check_columns, class_names, listed, read_rows
+from scalepet.data.pictures import encode_pictures
+from scalepet.data.rows import BadRows, Rows, check_columns, listed, read_rows
 from scalepet.data.task import Task
 from scalepet.data.template import parse_template, render, value_text
 from scalepet.errors import ConfigError, DataError
@@ -32,14 +35,14 @@ class Tokenizer(Protocol):
 
 
 def encode(
-    task: Task, rows: Rows, *, tokenizer: Tokenizer, form: Form, labelled: bool = True
-) -> Encoded:
-    """The rows of one split as token ids.
+    task: Task, rows: Rows, *, tokenizer: Tokenizer | None, form: Form, labelled: bool = True
+) -> Examples:
+    """The rows of one split as ``Encoded`` token ids, or as ``Pictures``.
 
     Args:
         task: what to make of a row; a classification task has its labels by now.
         rows: from ``load_split``.
-        tokenizer: the backbone's.
+        tokenizer: the backbone's; None for a task of pictures.
         form: what the backbone learns: "head" (a class), "label_words" (to write one), "choice"
             (to choose one) or "text".
         labelled: False to predict on rows without the target column.
@@ -47,17 +50,26 @@ def encode(
     Raises:
         ConfigError: faults of the task, a form that does not fit its kind, label words that
             cannot be told apart or are too long, targets without an end token.
-        DataError: missing columns; empty or unusable values and labels outside the label words,
-            with their rows.
+        DataError: missing columns; empty or unusable values, missing pictures and labels outside
+            the label words, with their rows.
     """
     _check(task, form)
     check_columns(rows, [*task.source_columns, *([task.target] if labelled else [])])
+    if task.picture_column is not None:
+        return encode_pictures(task, rows, labelled=labelled)
+    assert tokenizer is not None, "texts are read by a tokenizer"
+    return _encode_texts(task, rows, tokenizer, form, labelled=labelled)
+
+
+def _encode_texts(
+    task: Task, rows: Rows, tokenizer: Tokenizer, form: Form, *, labelled: bool
+) -> Encoded:
     bad = BadRows()
     sources = _read_sources(task, rows, bad)
     classes: list[int] = []
     references: list[Reference] = []
     if labelled and task.kind == "classification":
-        classes = _read_classes(task, rows, bad)
+        classes = read_classes(task, rows, bad)
         references = [task.labels[index] for index in classes]
     elif labelled:
         references = _read_answers(task, rows, bad)
@@ -89,12 +101,12 @@ def encode(
 
 def _check(task: Task, form: Form) -> None:
     faults = task.faults()
-    if not faults and FORM_KINDS[form] != task.kind:
-        fitting = ", ".join(name for name, kind in FORM_KINDS.items() if kind == task.kind)
+    if not faults and task.kind not in FORM_KINDS[form]:
+        fitting = ", ".join(name for name, kinds in FORM_KINDS.items() if task.kind in kinds)
         faults.append(f"task.kind {task.kind!r} cannot take form {form!r}; allowed: {fitting}")
     if faults:
         raise ConfigError(faults)
-    assert task.labels or task.kind != "classification", "labels are found before rows are encoded"
+    assert task.labels or not task.has_classes, "labels are found before rows are encoded"
 
 
 def _read_sources(task: Task, rows: Rows, bad: BadRows) -> list[str]:
@@ -109,19 +121,6 @@ def _read_sources(task: Task, rows: Rows, bad: BadRows) -> list[str]:
             texts[column] = text or ""
         sources.append(render(pieces, texts))
     return sources
-
-
-def _read_classes(task: Task, rows: Rows, bad: BadRows) -> list[int]:
-    table = class_table(task, class_names(rows, task.target))
-    allowed = listed(list(table))
-    classes = []
-    for row, (value,) in enumerate(read_rows(rows, [task.target])):
-        index = table.get(label_text(value) or "")
-        if index is None:
-            bad.add(row, column=task.target, value=value, allowed=allowed)
-        else:
-            classes.append(index)
-    return classes
 
 
 def _read_answers(task: Task, rows: Rows, bad: BadRows) -> list[Reference]:

@@ -6,31 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import Literal
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from scalepet.data.batch import Batch, Epoch, make_batch
+from scalepet.data.forms import CLASS_FORMS, FORM_KINDS, IGNORED, Form, Ids, RowNumbers
 from scalepet.data.metrics import Reference
-from scalepet.data.task import Kind
 
-Form = Literal["head", "label_words", "choice", "text"]
-FORM_KINDS: dict[Form, Kind] = {
-    "head": "classification",
-    "label_words": "classification",
-    "choice": "classification",
-    "text": "sequence_to_sequence",
-}
-"""What a target is (a class for a head, a label word to write, a label word to choose, a text), and
-the kind of task it serves."""
-
-CLASS_FORMS: tuple[Form, ...] = ("head", "choice")
-"""Whose targets are the numbers of classes; those of the others are tokens."""
-
-IGNORED = -100
-"""Label of what has no target: padding, fillers, rows without labels."""
-
-Ids = npt.NDArray[np.int32]
+__all__ = ["CLASS_FORMS", "FORM_KINDS", "IGNORED", "Encoded", "Form", "Ids"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +35,8 @@ class Encoded:
         num_cut_targets: rows whose target was cut to ``max_target_length``.
     """
 
+    is_read_late: ClassVar[bool] = False
+
     form: Form
     input_ids: list[Ids]
     targets: list[Ids]
@@ -65,6 +51,16 @@ class Encoded:
         """Number of rows."""
         return len(self.input_ids)
 
+    @property
+    def lengths(self) -> RowNumbers:
+        """Source tokens of each row."""
+        return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
+
+    @property
+    def num_targets(self) -> RowNumbers:
+        """Targets of each row that are not ignored."""
+        return np.array([np.count_nonzero(t != IGNORED) for t in self.targets], dtype=np.int64)
+
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits of BLAKE2b over form, ids, targets and label words, in row order."""
@@ -74,3 +70,15 @@ class Encoded:
             for row in ids:
                 digest.update(row.astype("<i4", copy=False).tobytes())
         return digest.hexdigest()
+
+    def batch(
+        self,
+        rows: RowNumbers,
+        *,
+        epoch: Epoch | None = None,
+        pad_id: int | None,
+        pad_to_multiple_of: int = 1,
+    ) -> Batch:
+        """As ``make_batch``; token rows are the same in every epoch."""
+        assert pad_id is not None, "token rows of a batch have one width"
+        return make_batch(self, rows, pad_id=pad_id, pad_to_multiple_of=pad_to_multiple_of)

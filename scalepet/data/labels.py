@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from scalepet.data.rows import BadRows, Rows, class_names, read_rows
+from scalepet.data.rows import BadRows, Rows, class_names, listed, read_rows
 from scalepet.data.task import Task
 from scalepet.errors import DataError
 
@@ -60,6 +60,20 @@ def class_table(task: Task, names: Sequence[str] | None = None) -> dict[str, int
     else:
         table = classes | {str(index): index for index in classes.values()}
     return table if names is None else _table_of_names(task, names, table, classes)
+
+
+def read_classes(task: Task, rows: Rows, bad: BadRows) -> list[int]:
+    """The class of each row; one whose label is not allowed is noted in ``bad`` and left out."""
+    table = class_table(task, class_names(rows, task.target))
+    allowed = listed(list(table))
+    classes = []
+    for row, (value,) in enumerate(read_rows(rows, [task.target])):
+        index = table.get(label_text(value) or "")
+        if index is None:
+            bad.add(row, column=task.target, value=value, allowed=allowed)
+        else:
+            classes.append(index)
+    return classes
 
 
 def label_text(value: object) -> str | None:

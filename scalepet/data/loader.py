@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from scalepet.data.batch import Batch, make_batch
-from scalepet.data.encoded import IGNORED, Encoded
+from scalepet.data.batch import Batch, Epoch
+from scalepet.data.examples import Examples
+from scalepet.data.forms import RowNumbers
 
-RowNumbers = npt.NDArray[np.int64]
+Together = Callable[[Callable[[], Any]], Any]
+"""``(make) -> what it makes``; raises on every rank what it raises on one."""
+
+
+def alone(make: Callable[[], Any]) -> Any:
+    """What ``make`` makes, with no other rank to wait for."""
+    return make()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,61 +64,73 @@ class TrainLoader:
     pieces, a piece is one filler, because under ZeRO-3 every rank runs every forward.
 
     Args:
-        encoded: the rows, at least one, with labels.
+        examples: the rows, at least one, with labels.
         batch_size: rows of a global batch, over all ranks.
         micro_batch_size: the most rows of one forward of one rank.
         rank: this rank, 0 .. world_size-1.
         world_size: number of ranks.
-        seed: of the order, 0 .. 2**64-1; alone decides which rows form a global batch.
-        pad_id: the tokenizer's padding token.
+        seed: of all chance, 0 .. 2**64-1; alone decides which rows form a global batch, and with
+            the epoch and the row what is seen of a picture.
+        pad_id: the tokenizer's padding token; None for pictures.
         pad_to_multiple_of: widths are rounded up to it.
+        together: calls what makes batches of rows that are read late, so that no rank goes on
+            alone where another one cannot read a row.
     """
 
     def __init__(
         self,
-        encoded: Encoded,
+        examples: Examples,
         *,
         batch_size: int,
         micro_batch_size: int,
         rank: int,
         world_size: int,
         seed: int,
-        pad_id: int,
+        pad_id: int | None,
         pad_to_multiple_of: int = 1,
+        together: Together = alone,
     ) -> None:
         assert min(batch_size, micro_batch_size) > 0
         assert 0 <= rank < world_size
-        self._encoded = encoded
+        self._examples = examples
         self._batch_size = batch_size
         self._rank = rank
         self._world_size = world_size
         self._seed = seed
         self._pad_id = pad_id
         self._pad_to_multiple_of = pad_to_multiple_of
-        self._num_targets = np.array(
-            [np.count_nonzero(target != IGNORED) for target in encoded.targets], dtype=np.int64
-        )
+        self._together = together if examples.is_read_late else alone
+        self._num_targets = examples.num_targets
         assert self._num_targets.all(), "rows to train on, each with a target"
         self.num_micro_batches = _divide_up(batch_size, micro_batch_size * world_size)
-        self.steps_per_epoch = _divide_up(encoded.num_rows, batch_size)
+        self.steps_per_epoch = _divide_up(examples.num_rows, batch_size)
 
     def global_rows(self, index: int) -> RowNumbers:
         """The rows of the global batch of one optimizer step, over all ranks."""
         epoch, place = divmod(index, self.steps_per_epoch)
-        order = epoch_order(self._encoded.num_rows, seed=self._seed, epoch=epoch)
+        order = epoch_order(self._examples.num_rows, seed=self._seed, epoch=epoch)
         return order[place * self._batch_size : (place + 1) * self._batch_size]
 
     def step(self, index: int) -> Step:
-        """Optimizer step ``index``, found by arithmetic."""
-        rows = self.global_rows(index)
+        """Optimizer step ``index``, found by arithmetic.
+
+        All ranks together where rows are read late.
+
+        Raises:
+            DataError: a row that is read late cannot be read.
+        """
+        return self._together(partial(self._step, index))
+
+    def _step(self, index: int) -> Step:
+        rows, epoch = self.global_rows(index), index // self.steps_per_epoch
         pieces = np.array_split(rows, self.num_micro_batches * self._world_size)
         return Step(
             index=index,
-            epoch=index // self.steps_per_epoch,
+            epoch=epoch,
             micro_batches=[
-                make_batch(
-                    self._encoded,
+                self._examples.batch(
                     piece,
+                    epoch=Epoch(self._seed, epoch),
                     pad_id=self._pad_id,
                     pad_to_multiple_of=self._pad_to_multiple_of,
                 )
@@ -128,52 +147,60 @@ class TrainLoader:
 class EvalLoader:
     """Every row exactly once over all ranks, in as many batches on every rank.
 
-    Rows are sorted by source length, longest first (what does not fit fails at once), and dealt to
+    Rows are sorted by length, longest first (what does not fit fails at once), and dealt to
     the ranks in turn; a rank without a row for its last batch gets one filler.
 
     Args:
-        encoded: the rows, at least one.
+        examples: the rows, at least one.
         micro_batch_size: the most rows of one batch of one rank.
         rank: this rank, 0 .. world_size-1.
         world_size: number of ranks.
-        pad_id: the tokenizer's padding token.
+        pad_id: the tokenizer's padding token; None for pictures.
         pad_to_multiple_of: widths are rounded up to it.
+        together: calls what makes batches of rows that are read late, so that no rank goes on
+            alone where another one cannot read a row.
     """
 
     def __init__(
         self,
-        encoded: Encoded,
+        examples: Examples,
         *,
         micro_batch_size: int,
         rank: int,
         world_size: int,
-        pad_id: int,
+        pad_id: int | None,
         pad_to_multiple_of: int = 1,
+        together: Together = alone,
     ) -> None:
-        assert min(micro_batch_size, encoded.num_rows) > 0
+        assert min(micro_batch_size, examples.num_rows) > 0
         assert 0 <= rank < world_size
-        self._encoded = encoded
+        self._examples = examples
         self._micro_batch_size = micro_batch_size
         self._pad_id = pad_id
         self._pad_to_multiple_of = pad_to_multiple_of
-        lengths = np.array([len(ids) for ids in encoded.input_ids])
-        self._rows = np.argsort(-lengths, kind="stable").astype(np.int64)[rank::world_size]
-        self._num_batches = _divide_up(encoded.num_rows, micro_batch_size * world_size)
+        self._together = together if examples.is_read_late else alone
+        self._rows = np.argsort(-examples.lengths, kind="stable").astype(np.int64)[rank::world_size]
+        self._num_batches = _divide_up(examples.num_rows, micro_batch_size * world_size)
 
     def __len__(self) -> int:
         """Batches of each rank."""
         return self._num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches of this rank, the same at every call."""
+        """The batches of this rank, the same at every call. All ranks together where rows are read
+        late.
+
+        Raises:
+            DataError: a row that is read late cannot be read.
+        """
         size = self._micro_batch_size
         for start in range(0, len(self) * size, size):
-            yield make_batch(
-                self._encoded,
-                self._rows[start : start + size],
-                pad_id=self._pad_id,
-                pad_to_multiple_of=self._pad_to_multiple_of,
-            )
+            yield self._together(partial(self._batch, self._rows[start : start + size]))
+
+    def _batch(self, rows: RowNumbers) -> Batch:
+        return self._examples.batch(
+            rows, pad_id=self._pad_id, pad_to_multiple_of=self._pad_to_multiple_of
+        )
 
 
 def _divide_up(amount: int, size: int) -> int:

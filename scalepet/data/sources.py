@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from scalepet.data.picture_paths import with_whole_paths
 from scalepet.data.rows import Rows, listed
 from scalepet.data.task import FILE_FORMATS, Source
 from scalepet.errors import ConfigError, DataError
@@ -25,15 +26,20 @@ SLICE_OF_ROWS = re.compile(r"([\w.]+)\[(-?\d*):(-?\d*)\]")
 """A split with row numbers; one with percentages cannot reach beyond its end."""
 
 
-def load_split(source: Source, split: str) -> Rows:
+def load_split(source: Source, split: str, *, pictures: str | None = None) -> Rows:
     """The rows of our split "train" or "eval".
 
     Columns of csv files are text, as it stands in the file; an empty field is None.
 
+    Args:
+        pictures: the column of pictures. Where it holds paths, they are relative to the folder of
+            the file that names them, or to the source's own folder.
+
     Raises:
         ConfigError: faults of the source, files or folders that do not exist, a hub id that
             cannot be found or reached, a split expression that names no split or rows beyond it.
-        DataError: what is there cannot be read, or the split has no rows.
+        DataError: what is there cannot be read, the split has no rows, or a path of a picture has
+            no one folder to start from.
     """
     import datasets
 
@@ -42,6 +48,8 @@ def load_split(source: Source, split: str) -> Rows:
         raise ConfigError(faults)
     datasets.disable_progress_bars()  # else every rank draws one for each file
     tables = _load_tables(source)
+    if pictures is not None:
+        tables = _with_whole_paths(source, tables, pictures)
     rows = _select(tables, source.expression(split), field=f"task.source.splits.{split}")
     if len(rows) == 0:
         raise DataError(
@@ -231,6 +239,20 @@ def _select(tables: DatasetDict, expression: str, *, field: str) -> Dataset:
     ]
     # A saved data set remembers an output format; rows are plain Python values here.
     return concatenate_datasets(parts).with_format(None)
+
+
+def _with_whole_paths(source: Source, tables: DatasetDict, column: str) -> DatasetDict:
+    from datasets import DatasetDict
+
+    files = _file_lists(source) if source.path in FILE_FORMATS else {}
+    own = Path(source.path).expanduser()
+    folders = {
+        name: sorted({Path(file).parent for file in files.get(name, [])}) or [own]
+        for name in tables
+    }
+    return DatasetDict(
+        {name: with_whole_paths(table, column, folders[name]) for name, table in tables.items()}
+    )
 
 
 def _sizes(tables: DatasetDict) -> str:

@@ -6,12 +6,14 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 from scalepet.data.metrics import METRICS
-from scalepet.data.template import template_columns, template_fault
+from scalepet.data.picture import Picture
+from scalepet.data.template import parse_template, template_columns, template_fault
 
-Kind = Literal["classification", "sequence_to_sequence"]
-KINDS: tuple[Kind, ...] = ("classification", "sequence_to_sequence")
+Kind = Literal["classification", "sequence_to_sequence", "image_classification"]
+KINDS: tuple[Kind, ...] = ("classification", "sequence_to_sequence", "image_classification")
 
 FILE_FORMATS = ("csv", "json", "parquet")
+DEFAULT_LENGTH = 128
 DEFAULT_SPLITS = {"train": "train", "eval": "validation"}
 
 
@@ -21,7 +23,8 @@ class Source:
 
     Args:
         path: a hub id ("nyu-mll/glue"), a file format ("csv", "json", "parquet"; needs
-            ``files``) or a local folder (made by ``save_to_disk``, or with data files in it).
+            ``files``) or a local folder (made by ``save_to_disk``, or with data files in it, or
+            with pictures in folders that are called as their classes).
         subset: the configuration of a hub data set, such as "sst2".
         files: for a file format: split name -> local path, glob or list of them.
         splits: our names "train" and "eval" -> split expressions of datasets, such as
@@ -74,9 +77,10 @@ class Task:
         metrics: [accuracy]
 
     Args:
-        kind: "classification" or "sequence_to_sequence".
+        kind: "classification", "sequence_to_sequence" or "image_classification".
         source: where the rows come from.
-        template: the text of an example; column names in braces, literal braces doubled.
+        template: the text of an example; column names in braces, literal braces doubled. Of
+            image_classification the column of pictures alone, "{image}".
         target: the column with the label, or with the target text (or a list of right answers:
             the first is learnt, all of them are references).
         labels: class names or label words in class order; empty for classes found in the rows.
@@ -85,6 +89,7 @@ class Task:
         metrics: names in ``METRICS``; the first one chooses the best checkpoint.
         max_source_length: tokens an example may have, special tokens included.
         max_target_length: tokens a target text may have, end token included.
+        picture: how a picture becomes numbers (image_classification).
     """
 
     kind: Kind
@@ -94,13 +99,24 @@ class Task:
     labels: tuple[str, ...] = ()
     label_values: dict[bool | int | str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ("accuracy",)
-    max_source_length: int = 128
-    max_target_length: int = 128
+    max_source_length: int = DEFAULT_LENGTH
+    max_target_length: int = DEFAULT_LENGTH
+    picture: Picture = field(default_factory=Picture)
 
     @property
     def source_columns(self) -> tuple[str, ...]:
         """The columns that the template uses."""
         return template_columns(self.template)
+
+    @property
+    def picture_column(self) -> str | None:
+        """The column of pictures; None of a task of texts."""
+        return self.source_columns[0] if self.kind == "image_classification" else None
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether answers are the names of classes."""
+        return self.kind != "sequence_to_sequence"
 
     def faults(self) -> list[str]:
         """Everything wrong with this task and its source, without a look at the disk."""
@@ -112,7 +128,9 @@ class Task:
             faults.append(f"task.template {self.template!r}: {template}")
         if not self.target:
             faults.append("task.target is empty; allowed: the name of a column")
-        return faults + self._label_faults() + self._metric_faults() + self._length_faults()
+        is_of_pictures = self.kind == "image_classification"
+        of_source = self._picture_faults() if is_of_pictures else self._text_faults()
+        return faults + self._label_faults() + self._metric_faults() + of_source
 
     def _label_faults(self) -> list[str]:
         if self.kind == "sequence_to_sequence":
@@ -150,8 +168,23 @@ class Task:
         ]
         return faults if self.metrics else [f"task.metrics is empty; allowed: {allowed}"]
 
-    def _length_faults(self) -> list[str]:
-        return [
+    def _picture_faults(self) -> list[str]:
+        faults = []
+        if template_fault(self.template) is None and parse_template(self.template) != [
+            ("", self.picture_column)
+        ]:
+            faults.append(
+                f"task.template {self.template!r}; allowed with kind {self.kind!r}: "
+                'one column of pictures and nothing else, as in "{image}"'
+            )
+        for name in ("max_source_length", "max_target_length"):
+            value = getattr(self, name)
+            if value != DEFAULT_LENGTH:
+                faults.append(f"task.{name} {value} goes with kinds of texts, not {self.kind!r}")
+        return faults + self.picture.faults()
+
+    def _text_faults(self) -> list[str]:
+        faults = [
             f"task.{name} is {getattr(self, name)}; allowed: at least {least} ({why})"
             for name, least, why in (
                 ("max_source_length", 3, "a token between two special ones"),
@@ -159,3 +192,6 @@ class Task:
             )
             if getattr(self, name) < least
         ]
+        if self.picture != Picture():
+            faults.append(f"task.picture goes with kind image_classification, not {self.kind!r}")
+        return faults

@@ -9,7 +9,7 @@ from scalepet.engine.ds_config import (
     shipped_names,
     zero_stage,
 )
-from scalepet.engine.evaluate import Answerer, Answers, answer_all
+from scalepet.engine.evaluate import Answerer, Answers, answer_all, each_row
 from scalepet.engine.files import read_folder, write_folder
 from scalepet.engine.loop import LossSum, StepReport, on_device, train_step
 from scalepet.engine.parameters import (
@@ -17,6 +17,7 @@ from scalepet.engine.parameters import (
     read_whole,
     shard_filler,
     trained_parameters,
+    write_whole,
 )
 from scalepet.engine.processes import (
     end_process,
@@ -27,15 +28,15 @@ from scalepet.engine.processes import (
     pick_device,
 )
 from scalepet.engine.run_state import (
-    Progress,
     RunState,
     load_run_state,
     on_main,
+    restore_random_states,
     resume,
     save_run_state,
 )
 from scalepet.engine.schedule import SCHEDULES, Schedule, learning_rate_factor
-from scalepet.engine.sharded import AdamW, Engine, building_into_shards, untrained
+from scalepet.engine.sharded import AdamW, Engine, MasterShard, building_into_shards, untrained
 
 __all__ = [
     "PRECISIONS",
@@ -45,14 +46,15 @@ __all__ = [
     "Answers",
     "Engine",
     "LossSum",
+    "MasterShard",
     "Precision",
-    "Progress",
     "RunState",
     "Schedule",
     "StepReport",
     "answer_all",
     "building_into_shards",
     "compose_ds_config",
+    "each_row",
     "end_process",
     "full_shape",
     "is_launched",
@@ -68,6 +70,7 @@ __all__ = [
     "read_ds_file",
     "read_folder",
     "read_whole",
+    "restore_random_states",
     "resume",
     "save_run_state",
     "shard_filler",
@@ -76,5 +79,6 @@ __all__ = [
     "trained_parameters",
     "untrained",
     "write_folder",
+    "write_whole",
     "zero_stage",
 ]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from scalepet import dist
-from scalepet.backbones import classify, score_label_words, write_text
-from scalepet.data import FILLER, Batch, Encoded, EvalLoader
+from scalepet.backbones import write_text
+from scalepet.data import FILLER, Batch, EvalLoader, Examples
 from scalepet.engine.loop import LossSum, on_device
 
+T = TypeVar("T")
 Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
 """``(batches, how many) -> the same batches``: a progress bar."""
 
@@ -24,6 +26,7 @@ class Answerer:
     Attributes:
         labels: label words in class order (classification).
         loss_sum: the family's loss.
+        class_scores: as ``backbones.class_scores``, of the backbone.
         decode: token ids of some rows -> their texts.
         max_new_tokens: the longest text that is written.
         num_beams: beams of the search; 1 is greedy.
@@ -32,6 +35,7 @@ class Answerer:
 
     labels: tuple[str, ...]
     loss_sum: LossSum
+    class_scores: Callable[..., Tensor]
     decode: Callable[[Tensor], list[str]]
     max_new_tokens: int
     num_beams: int = 1
@@ -54,11 +58,11 @@ class Answers:
 @torch.no_grad()
 def answer_all(
     model: nn.Module,
-    encoded: Encoded,
+    encoded: Examples,
     answerer: Answerer,
     *,
     micro_batch_size: int,
-    pad_id: int,
+    pad_id: int | None,
     device: torch.device,
     track: Track = lambda batches, total: batches,
 ) -> Answers:
@@ -69,6 +73,47 @@ def answer_all(
         micro_batch_size: rows a rank and forward.
         track: wraps the batches in a progress bar.
     """
+    answer = _write_texts if encoded.form == "text" else _choose_labels
+    loss, num_targets = torch.zeros((), dtype=torch.float64, device=device), 0
+
+    def texts_of(batch: Batch, tensors: Mapping[str, Tensor]) -> list[str]:
+        nonlocal num_targets
+        texts, batch_loss = answer(model, batch, encoded, answerer, tensors)
+        loss.add_(batch_loss)
+        num_targets += batch.num_targets
+        return texts
+
+    texts = each_row(
+        model,
+        encoded,
+        texts_of,
+        micro_batch_size=micro_batch_size,
+        pad_id=pad_id,
+        device=device,
+        track=track,
+    )
+    total_targets = dist.sum_over_ranks(num_targets)
+    total_loss = float(dist.sum_over_ranks(loss))
+    return Answers(texts=texts, loss=total_loss / total_targets if total_targets else None)
+
+
+@torch.no_grad()
+def each_row(
+    model: nn.Module,
+    encoded: Examples,
+    of_batch: Callable[[Batch, Mapping[str, Tensor]], list[T]],
+    *,
+    micro_batch_size: int,
+    pad_id: int | None,
+    device: torch.device,
+    track: Track = lambda batches, total: batches,
+) -> list[T]:
+    """What ``of_batch`` says of every row, in their order, the same on every rank. All ranks
+    together; dropout is off.
+
+    Args:
+        of_batch: ``(batch, its tensors on the device) -> one value a row``; values must pickle.
+    """
     model.eval()
     loader = EvalLoader(
         encoded,
@@ -76,39 +121,28 @@ def answer_all(
         rank=dist.rank(),
         world_size=dist.world_size(),
         pad_id=pad_id,
+        together=dist.together,
     )
-    answer = _write_texts if encoded.form == "text" else _choose_labels
-    mine: dict[int, str] = {}
-    loss, num_targets = torch.zeros((), dtype=torch.float64, device=device), 0
+    mine: dict[int, T] = {}
     for batch in track(loader, len(loader)):
-        texts, batch_loss = answer(model, batch, encoded, answerer, on_device(batch, device))
-        mine.update(zip(batch.rows.tolist(), texts, strict=True))
-        loss += batch_loss
-        num_targets += batch.num_targets
+        values = of_batch(batch, on_device(batch, device))
+        mine.update(zip(batch.rows.tolist(), values, strict=True))
     mine.pop(FILLER, None)
-    by_row: dict[int, str] = {}
+    by_row: dict[int, T] = {}
     for part in dist.all_gather_objects(mine):
         by_row.update(part)
-    total_targets = dist.sum_over_ranks(num_targets)
-    total_loss = float(dist.sum_over_ranks(loss))
-    return Answers(
-        texts=[by_row[row] for row in range(encoded.num_rows)],
-        loss=total_loss / total_targets if total_targets else None,
-    )
+    return [by_row[row] for row in range(encoded.num_rows)]
 
 
 def _choose_labels(
     model: nn.Module,
     batch: Batch,
-    encoded: Encoded,
+    encoded: Examples,
     answerer: Answerer,
     tensors: Mapping[str, Tensor],
 ) -> tuple[list[str], Tensor]:
     """The most probable label word of each row, and the summed loss of the right ones."""
-    if encoded.label_ids is None:
-        scores = classify(model, tensors).float().log_softmax(-1)
-    else:
-        scores = score_label_words(model, tensors, encoded.label_ids)
+    scores = answerer.class_scores(model, tensors, encoded.label_ids)
     texts = [answerer.labels[index] for index in scores.argmax(-1).tolist()]
     if encoded.classes is None:
         return texts, scores.new_zeros(())
@@ -122,7 +156,7 @@ def _choose_labels(
 def _write_texts(
     model: nn.Module,
     batch: Batch,
-    encoded: Encoded,
+    encoded: Examples,
     answerer: Answerer,
     tensors: Mapping[str, Tensor],
 ) -> tuple[list[str], Tensor]:

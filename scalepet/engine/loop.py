@@ -27,8 +27,9 @@ class StepReport:
             same on every rank.
         learning_rate: of the tuned parameters in this step.
         gradient_norm: of the whole gradient before clipping; None where DeepSpeed does not tell.
-        num_tokens: source and target tokens of the global batch, without padding.
+        num_tokens: source and target tokens of the global batch, without padding; 0 of pictures.
         seconds: wall-clock time of the step on this rank.
+        num_pictures: of the global batch; 0 of texts.
     """
 
     num_steps: int
@@ -38,10 +39,18 @@ class StepReport:
     gradient_norm: float | None
     num_tokens: int
     seconds: float
+    num_pictures: int = 0
 
     @property
     def tokens_per_second(self) -> float:
         return self.num_tokens / self.seconds
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """What goes through a step in a second: pictures where rows are such, else tokens."""
+        if self.num_pictures:
+            return {"pictures_per_second": self.num_pictures / self.seconds}
+        return {"tokens_per_second": self.tokens_per_second}
 
 
 def train_step(
@@ -60,9 +69,13 @@ def train_step(
     started = time.perf_counter()
     engine.in_training.train()
     engine.set_learning_rate_factor(learning_rate_factor)
-    loss, num_tokens = _forward_and_backward(engine, step, loss_sum)
-    mean_loss, total_tokens = dist.sum_over_ranks(
-        torch.stack([loss / step.num_targets, loss.new_tensor(num_tokens)])
+    loss = _forward_and_backward(engine, step, loss_sum)
+    num_tokens, num_pictures = (
+        loss.new_tensor(sum(getattr(batch, name) for batch in step.micro_batches))
+        for name in ("num_tokens", "num_pictures")
+    )
+    mean_loss, total_tokens, total_pictures = dist.sum_over_ranks(
+        torch.stack([loss / step.num_targets, num_tokens, num_pictures])
     ).tolist()
     return StepReport(
         num_steps=step.index + 1,
@@ -72,11 +85,12 @@ def train_step(
         gradient_norm=engine.gradient_norm(),
         num_tokens=round(total_tokens),
         seconds=time.perf_counter() - started,
+        num_pictures=round(total_pictures),
     )
 
 
-def _forward_and_backward(engine: Engine, step: Step, loss_sum: LossSum) -> tuple[Tensor, int]:
-    """This rank's micro-batches and the optimizer's step: the summed loss in fp64, the tokens."""
+def _forward_and_backward(engine: Engine, step: Step, loss_sum: LossSum) -> Tensor:
+    """This rank's micro-batches and the optimizer's step: the summed loss in fp64."""
     # DeepSpeed divides by both; the loss has its own divisor.
     scale = engine.num_micro_batches * dist.world_size() / step.num_targets
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
@@ -85,7 +99,7 @@ def _forward_and_backward(engine: Engine, step: Step, loss_sum: LossSum) -> tupl
         engine.backward(loss * scale)
         engine.step()
         total += loss.detach()
-    return total, sum(batch.num_tokens for batch in step.micro_batches)
+    return total
 
 
 def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:

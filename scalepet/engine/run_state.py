@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,16 @@ from scalepet.errors import CheckpointError
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run is.
+class RunState:
+    """What ``save_run_state`` wrote: tensors whole and in fp32, whatever the sharding was.
 
     Attributes:
-        num_steps: optimizer steps done.
-        best_step: the evaluated step with the best score, 0 if none yet.
-        best_score: its score.
-        num_bad_evaluations: evaluations since then, for early stopping.
+        progress: how far the run is, in the words of its recipe.
     """
 
-    num_steps: int = 0
-    best_step: int = 0
-    best_score: float | None = None
-    num_bad_evaluations: int = 0
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What ``save_run_state`` wrote: tensors whole and in fp32, whatever the sharding was."""
-
-    progress: Progress
+    progress: Mapping[str, Any]
     fingerprint: Mapping[str, Any]
+    adam_steps: Mapping[str, int]
     trained: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
     random_states: Mapping[str, Tensor]
@@ -49,13 +37,14 @@ def save_run_state(
     folder: Path,
     engine: Engine,
     *,
-    progress: Progress,
+    progress: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
     fixed: Mapping[str, Tensor],
 ) -> None:
     """Write the state. All ranks together; rank 0 writes, and all fail if it cannot.
 
     Args:
+        progress: JSON-able.
         fingerprint: what must be the same where the run goes on (backbone, mask, data).
         fixed: what is not trained but belongs to it, such as the positions of a mask.
     """
@@ -69,7 +58,11 @@ def save_run_state(
         **{f"random/{name}": tensor for name, tensor in random_states.items()},
         **{f"fixed/{name}": tensor for name, tensor in fixed.items()},
     }
-    record = {"progress": asdict(progress), "fingerprint": dict(fingerprint)}
+    record = {
+        "progress": dict(progress),
+        "fingerprint": dict(fingerprint),
+        "adam_steps": engine.read_adam_steps(),
+    }
     on_main(lambda: write_folder(folder, tensors=tensors, record=record))
 
 
@@ -87,8 +80,10 @@ def load_run_state(folder: Path, *, fingerprint: Mapping[str, Any]) -> RunState:
     """
     tensors, record = read_folder(folder)
     try:
-        progress, theirs = Progress(**record["progress"]), dict(record["fingerprint"])
-    except (KeyError, TypeError) as error:
+        progress, theirs, adam_steps = (
+            dict(record[part]) for part in ("progress", "fingerprint", "adam_steps")
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no state of a run: {error!r}") from error
     differences = [
         f"{folder}: {name} was {theirs.get(name)!r}, this run has {fingerprint.get(name)!r};"
@@ -108,7 +103,13 @@ def load_run_state(folder: Path, *, fingerprint: Mapping[str, Any]) -> RunState:
         part, inner = name.split("/", 1)
         parts[part][inner] = tensor
     return RunState(
-        progress, theirs, parts["trained"], parts["moments"], parts["random"], parts["fixed"]
+        progress,
+        theirs,
+        adam_steps,
+        parts["trained"],
+        parts["moments"],
+        parts["random"],
+        parts["fixed"],
     )
 
 
@@ -117,10 +118,8 @@ def resume(engine: Engine, state: RunState, *, any_loss: Callable[[], Tensor]) -
 
     The trained tensors are in the model already.
     """
-    engine.restore(
-        state.trained, state.moments, num_steps=state.progress.num_steps, any_loss=any_loss
-    )
-    _restore_random_states(state.random_states)
+    engine.restore(state.trained, state.moments, adam_steps=state.adam_steps, any_loss=any_loss)
+    restore_random_states(state)
 
 
 def _random_states() -> dict[str, Tensor]:
@@ -130,9 +129,9 @@ def _random_states() -> dict[str, Tensor]:
     return states
 
 
-def _restore_random_states(states: Mapping[str, Tensor]) -> None:
-    """This rank's states; a rank that did not exist then keeps its fresh ones."""
-    rank = dist.rank()
+def restore_random_states(state: RunState) -> None:
+    """Put this rank's generators where they were; a rank that did not exist then keeps its own."""
+    rank, states = dist.rank(), state.random_states
     if f"cpu/{rank}" in states:
         torch.set_rng_state(states[f"cpu/{rank}"])
     if f"cuda/{rank}" in states and torch.cuda.is_available():

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scalepet import dist
 from scalepet.backbones import building_under, full_shape
 from scalepet.engine.ds_config import zero_stage
 from scalepet.engine.parameters import shard_of, trained_parameters, write_whole
@@ -75,6 +76,20 @@ class AdamW:
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+@dataclass(frozen=True)
+class MasterShard:
+    """The part of a trained parameter that this rank's optimizer moves.
+
+    Attributes:
+        start: place of its first number in the flat parameter.
+        numbers: (length,) fp32, a view: on the device, or in host memory where the optimizer is
+            offloaded. Over all ranks every number is there once.
+    """
+
+    start: int
+    numbers: Tensor
+
+
 class Engine:
     """A model that DeepSpeed trains.
 
@@ -98,7 +113,7 @@ class Engine:
         trained = trained_parameters(model)
         head = [p for name, p in trained.items() if name in set(head_names)]
         tuned = [p for name, p in trained.items() if name not in set(head_names)]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": params, "lr": rate, "peak_lr": rate}
             for params, rate in (
                 (tuned, optimizer.learning_rate),
@@ -106,7 +121,8 @@ class Engine:
             )
             if params  # an empty group breaks DeepSpeed
         ]
-        adamw = torch.optim.AdamW(
+        self._group_of = {p: index for index, group in enumerate(groups) for p in group["params"]}
+        self._adamw = torch.optim.AdamW(
             groups,
             betas=optimizer.betas,
             eps=optimizer.epsilon,
@@ -116,7 +132,7 @@ class Engine:
         self.num_micro_batches = int(ds_config["gradient_accumulation_steps"])
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
-            optimizer=adamw,
+            optimizer=self._adamw,
             model_parameters=list(trained.values()),
             config=dict(ds_config),
         )
@@ -164,6 +180,10 @@ class Engine:
         """After each micro-batch; the optimizer moves on the last one of a step."""
         self._engine.step()
 
+    def before_each_step(self, wait: Callable[[], None]) -> None:
+        """Call ``wait`` before the optimizer moves anything, in every step from now on."""
+        self._adamw.register_step_pre_hook(lambda *_: wait())
+
     def set_learning_rate_factor(self, factor: float) -> None:
         """The learning rate of every group becomes ``factor`` times its peak."""
         for group in self._optimizer.param_groups:
@@ -200,36 +220,72 @@ class Engine:
             for moment in _MOMENTS
         }
 
+    def read_adam_steps(self) -> dict[str, int]:
+        """By how many steps Adam corrects its bias, for every trained parameter. After a step; not
+        a collective.
+        """
+        return {
+            name: int(self._adam_state(parameter)["step"])
+            for name, parameter in trained_parameters(self.module).items()
+        }
+
+    def write_masters(self, trained: Mapping[str, Tensor]) -> None:
+        """Go on from these fp32 numbers, of which the working copies hold what their type can.
+
+        Before the first step. All ranks together.
+        """
+        parameters = trained_parameters(self.module)
+        for name, whole in trained.items():
+            self._write(parameters[name], whole)
+
     def restore(
         self,
         trained: Mapping[str, Tensor],
         moments: Mapping[str, Tensor],
         *,
-        num_steps: int,
+        adam_steps: Mapping[str, int],
         any_loss: Callable[[], Tensor],
     ) -> None:
-        """Go on where ``read_trained`` and ``read_optimizer`` were called, whatever the stage and
-        world size then and now.
+        """Go on where ``read_trained``, ``read_optimizer`` and ``read_adam_steps`` were called,
+        whatever the stage and world size then and now.
 
         The working copies must hold the same numbers already (``load_trained`` before the start).
         DeepSpeed makes its optimizer states in the first step, so one step with zero gradients and
         zero rate makes them here.
 
         Args:
-            num_steps: optimizer steps that were done; Adam corrects its bias by it.
+            moments: of all trained parameters, or of those that do not start anew.
             any_loss: runs a forward of the model; its value does not matter.
         """
         self.set_learning_rate_factor(0.0)
-        for _ in range(self.num_micro_batches):
-            self.backward(any_loss() * 0.0)
-            self.step()
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):  # as if there had been no such step
+            for _ in range(self.num_micro_batches):
+                self.backward(any_loss() * 0.0)
+                self.step()
         self._link_moments()
         for name, parameter in trained_parameters(self.module).items():
             self._write(parameter, trained[name])
             for moment in _MOMENTS:
-                self._write(parameter, moments[f"{name}/{moment}"], moment)
-        for state in self._optimizer.state.values():
-            state["step"].fill_(num_steps)
+                if name in adam_steps:
+                    self._write(parameter, moments[f"{name}/{moment}"], moment)
+            self._adam_state(parameter)["step"].fill_(adam_steps.get(name, 0))
+
+    def masters(self, names: Iterable[str]) -> dict[str, MasterShard]:
+        """This rank's parts of the fp32 masters of trained parameters, as the optimizer holds them:
+        they change with every step.
+        """
+        parameters = trained_parameters(self.module)
+        return {name: self._master(parameters[name]) for name in names}
+
+    def close(self) -> None:
+        """Take DeepSpeed off the model, so that another engine can start on it, with other
+        parameters trained.
+        """
+        if self.is_sharded:
+            # A backward that stops at the frozen lowest layers leaves their weights gathered.
+            self._engine.empty_partition_cache()
+        self._engine.destroy()
 
     def rewrite(self, trained: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
         """Replace trained parameters and their moments, between two steps. All ranks together.
@@ -256,6 +312,37 @@ class Engine:
             assert optimizer._hp_optimizer_states_linked, "no step was made yet"
             optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _master(self, parameter: Any) -> MasterShard:
+        """The private twin of ``safe_get_local_fp32_param``, which gives copies."""
+        if self.stage == 0:
+            flat = parameter.data.view(-1)
+            size = -(-flat.numel() // dist.world_size())
+            start = min(dist.rank() * size, flat.numel())
+            return MasterShard(start, flat[start : start + size])
+        if self.stage == 3:
+            part, _ = self._engine.optimizer._get_fp32_opt_state_partition(
+                parameter, release_swap_buffers=False
+            )
+            start = min(dist.rank() * part.numel(), parameter.ds_numel)
+            return MasterShard(start, part.data[: parameter.ds_numel - start])
+        fragment = parameter._hp_mapping
+        if fragment is None:  # all of it lies with other ranks
+            return MasterShard(0, torch.empty(0))
+        return MasterShard(fragment.lp_fragment_address.start, fragment.hp_fragment.data)
+
+    def _adam_state(self, parameter: Any) -> dict[str, Any]:
+        """What torch's AdamW keeps of the flat tensor that the parameter lies in."""
+        if self.stage == 0:
+            flat = parameter
+        elif self.stage == 3:
+            zero = self._engine.optimizer
+            index, *_ = zero.grad_position[zero.get_param_id(parameter)]
+            flat = zero.fp32_partitioned_groups_flat[index]
+        else:
+            (flat,) = self._optimizer.param_groups[self._group_of[parameter]]["params"]
+        state: dict[str, Any] = self._optimizer.state[flat]
+        return state
 
     def _read(self, parameter: nn.Parameter, moment: str | None = None) -> Tensor:
         """The fp32 master of a trained parameter, or one of its moments, whole, on the CPU."""

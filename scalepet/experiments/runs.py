@@ -95,10 +95,10 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such run folder")
     faults: list[str] = []
-    config = _attempt(lambda: _read_config(folder / "config.yaml"), faults)
-    facts = _attempt(lambda: _read_model(folder / "run.json", RunFacts), faults)
-    records = _attempt(lambda: read_records(folder / "metrics.jsonl"), faults)
-    result = _attempt(lambda: _read_model(folder / "result.json", Result), faults)
+    config = attempt(lambda: read_config(folder / "config.yaml"), faults)
+    facts = attempt(lambda: read_model(folder / "run.json", RunFacts), faults)
+    records = attempt(lambda: read_records(folder / "metrics.jsonl"), faults)
+    result = attempt(lambda: read_model(folder / "result.json", Result), faults)
     if config is None or facts is None or records is None or result is None:
         raise DataError(faults)
     return Run(folder, config, facts, records, result)
@@ -121,7 +121,8 @@ def check_metric(runs: Sequence[Run], metric: str) -> None:
         raise ConfigError(faults)
 
 
-def _attempt(read: Callable[[], T], faults: list[str]) -> T | None:
+def attempt(read: Callable[[], T], faults: list[str]) -> T | None:
+    """What is read; or None, and the faults are kept."""
     try:
         return read()
     except ScalepetError as error:
@@ -138,7 +139,12 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The fields of a config.yaml.
+
+    Raises:
+        DataError: if it is missing, no YAML, or holds no fields.
+    """
     text = _read_text(path)
     try:
         config = yaml.safe_load(text)
@@ -149,7 +155,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_model(path: Path, model: type[Model]) -> Model:
+def read_model(path: Path, model: type[Model]) -> Model:
+    """A JSON file as that model.
+
+    Raises:
+        DataError: if it is missing, half written, or does not fit: all faults.
+    """
     text = _read_text(path)
     try:
         return model.model_validate(json.loads(text))

@@ -20,6 +20,7 @@ from scalepet.pet.prompt import plan_prompt
 from scalepet.pet.released import plan_released
 from scalepet.pet.scores import GradientShards, collecting, score_shards, watching
 from scalepet.pet.settle import apet_of, with_apet
+from scalepet.pet.start import normal
 from scalepet.pet.together import Together, parts_of, together
 
 METHODS: dict[str, MethodBuilder] = {
@@ -53,6 +54,7 @@ __all__ = [
     "from_peft",
     "largest_move",
     "move_entries",
+    "normal",
     "parts_of",
     "plan_apet",
     "plan_head_only",

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from scalepet.backbones import Part, Site, family_of, match_sites, override
 from scalepet.errors import ConfigError
+from scalepet.pet.calibration import add_scale, scaled
 from scalepet.pet.method import Count, Method
-from scalepet.pet.start import add_parameter, normal
+from scalepet.pet.start import add_parameter, kaiming_uniform, normal
 
 Placement = Literal["houlsby", "pfeiffer", "parallel", "parallel_attention"]
 _PARTS: dict[Placement, tuple[Part, ...]] = {
@@ -35,25 +36,31 @@ _STD = 0.01
 
 class Bottleneck(nn.Module):
     """x -> up(gelu(down(x))): ``down`` (bottleneck, width), ``up`` (width, bottleneck) and their
-    biases; the way up starts at zero.
+    biases; the way up starts at zero. Calibrated, it is up_scale * up(gelu(down(x))).
     """
 
     down: Tensor
     down_bias: Tensor
     up: Tensor
     up_bias: Tensor
+    up_scale: Tensor
 
-    def __init__(self, down: Tensor, *, like: Tensor) -> None:
+    def __init__(self, down: Tensor, *, like: Tensor, calibrated: bool = False) -> None:
         super().__init__()
         size, width = down.shape
         add_parameter(self, "down", down, like=like)
         add_parameter(self, "down_bias", torch.zeros(size), like=like)
         add_parameter(self, "up", torch.zeros(width, size), like=like)
         add_parameter(self, "up_bias", torch.zeros(width), like=like)
+        self.calibrated = calibrated
+        if calibrated:
+            add_scale(self, "up", like=like)
 
     def forward(self, x: Tensor) -> Tensor:
         low = F.gelu(F.linear(x, self.down, self.down_bias))
-        return F.linear(low, self.up, self.up_bias)
+        # Weights are scaled, not outputs, of which autograd would keep one for every token.
+        bias = self.up_bias * self.up_scale if self.calibrated else self.up_bias
+        return F.linear(low, scaled(self, "up"), bias)
 
 
 @dataclass(frozen=True)
@@ -70,19 +77,15 @@ class Adapters(Method):
 
     @property
     def num_parameters(self) -> int:
-        return sum(count_bottleneck(self.bottleneck, site.shape[0]) for site in self.sites)
+        scales = len(self.sites) if self.options["calibrated"] else 0
+        return scales + sum(count_bottleneck(self.bottleneck, s.shape[0]) for s in self.sites)
 
     def attach(self, model: nn.Module) -> None:
-        beside = family_of(model.config).beside
+        beside, calibrated = family_of(model.config).beside, self.options["calibrated"]
         for site in self.sites:
             projection: Any = model.get_submodule(site.module)
-            start = normal(
-                f"{site.module}.adapter",
-                (self.bottleneck, site.shape[0]),
-                std=_STD,
-                seed=self.options["seed"],
-            )
-            adapter = Bottleneck(start, like=projection.weight)
+            start = self._start(f"{site.module}.adapter", (self.bottleneck, site.shape[0]))
+            adapter = Bottleneck(start, like=projection.weight, calibrated=calibrated)
             if self.options["placement"] in _BESIDE:
                 sublayer: Any = model.get_submodule(site.module.rpartition(".")[0])
                 sublayer.adapter = adapter
@@ -90,6 +93,11 @@ class Adapters(Method):
             else:
                 projection.adapter = adapter
                 override(projection, _then(adapter))
+
+    def _start(self, name: str, shape: tuple[int, int]) -> Tensor:
+        if self.options["calibrated"]:
+            return kaiming_uniform(name, shape, seed=self.options["seed"])
+        return normal(name, shape, std=_STD, seed=self.options["seed"])
 
     def record(self) -> dict[str, Any]:
         return {"options": dict(self.options)}
@@ -114,6 +122,7 @@ def plan_adapter(
     placement: Placement = "houlsby",
     bottleneck: Count = 24,
     cross_attention: bool = False,
+    calibrated: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     seed: int = 0,
@@ -127,6 +136,7 @@ def plan_adapter(
             (parallel_attention).
         bottleneck: width of the inner layer.
         cross_attention: cross-attentions count as attentions, too.
+        calibrated: a learnt scale for what each adapter adds, and the start of LAE.
         include: patterns of the names of the sub-layers' last projections: one must match.
         exclude: patterns of the same names: none may match.
         seed: of the start.
@@ -138,6 +148,7 @@ def plan_adapter(
         "placement": placement,
         "bottleneck": bottleneck,
         "cross_attention": cross_attention,
+        "calibrated": calibrated,
         "include": list(include),
         "exclude": list(exclude),
         "seed": seed,

@@ -25,6 +25,7 @@ from scalepet.masks import (
     select_entries,
     select_top,
 )
+from scalepet.pet.calibration import add_scale, scaled_in
 from scalepet.pet.masked_forward import mask_module, users_of
 from scalepet.pet.method import Method
 from scalepet.pet.scores import Score
@@ -53,7 +54,8 @@ class Moves:
 
 @dataclass(frozen=True)
 class Apet(Method):
-    """Trains entries of frozen tensors as deltas on them: W + scatter(values).
+    """Trains entries of frozen tensors as deltas on them: W + scatter(values); calibrated, values
+    times a scale of each masked tensor, which is beside the budget.
 
     Attributes:
         eligible: the tensors whose entries may be trained.
@@ -75,7 +77,15 @@ class Apet(Method):
 
     @property
     def num_parameters(self) -> int:
-        return self.count
+        return self.count + self.num_scales
+
+    @property
+    def num_scales(self) -> int:
+        """One a masked tensor where the method is calibrated, none otherwise."""
+        if not self.options["calibrated"]:
+            return 0
+        assert self.mask is not None, "the mask is not chosen yet"
+        return len(self.mask.positions)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -89,7 +99,9 @@ class Apet(Method):
         return {name: f"{name}_values" for name in self.mask.positions}
 
     def attach(self, model: nn.Module) -> None:
-        """Give every masked tensor its values, (entries,) in its dtype; tied ones share theirs."""
+        """Give every masked tensor its values, (entries,) in its dtype; tied ones share theirs, and
+        their scale.
+        """
         assert self.mask is not None, "the mask is not chosen yet"
         users = users_of(model)
         for name, positions in self.mask.positions.items():
@@ -99,6 +111,8 @@ class Apet(Method):
             indices = torch.from_numpy(positions).to(parameter.device)
             for module, own_name in users[id(parameter)]:
                 mask_module(module, own_name, values, indices)
+            if self.options["calibrated"]:
+                _share_scale(users[id(parameter)], like=parameter)
 
     def place(self, model: nn.Module) -> None:
         """Let a model that the method is attached to look at these positions from now on."""
@@ -128,7 +142,7 @@ class Apet(Method):
         return {"options": dict(self.options), "count": self.count}
 
     def may_rest(self, name: str) -> bool:
-        return name.endswith("_values")
+        return name.endswith("_values") or super().may_rest(name)
 
     def merged(self, name: str, tensor: Tensor, trained: Mapping[str, Tensor]) -> Tensor:
         assert self.mask is not None, "the mask is not chosen yet"
@@ -136,7 +150,7 @@ class Apet(Method):
             return tensor
         merged = tensor.clone()
         positions = torch.from_numpy(self.mask.positions[name]).to(tensor.device)
-        values = trained[f"{name}_values"].to(torch.float32)
+        values = scaled_in(trained, f"{name}_values").float()
         flat = merged.view(-1)
         flat[positions] = (flat[positions].float() + values).to(tensor.dtype)
         return merged
@@ -224,6 +238,13 @@ def plan_add(eligible: Sequence[Site], count: int, *, options: Mapping[str, Any]
             unit=unit,
         )
     return Apet(tuple(eligible), count, mask, options, select, moves)
+
+
+def _share_scale(users: Sequence[tuple[nn.Module, str]], *, like: Tensor) -> None:
+    (first, own_name), *others = users
+    scale = add_scale(first, f"{own_name}_values", like=like)
+    for module, name in others:
+        module.register_parameter(f"{name}_values_scale", scale)
 
 
 def _groups(sites: Sequence[Site], group_by: Group) -> dict[str, str]:

@@ -41,6 +41,7 @@ def plan_apet(
     exclude: Sequence[str] = (),
     share: Share = "uniform",
     group_by: Group = "layer",
+    calibrated: bool = False,
     seed: int = 0,
 ) -> Method:
     """Choose the entries to train.
@@ -68,6 +69,7 @@ def plan_apet(
             proportion to its size (``proportional``) for every group.
         group_by: what a group is: a ``layer`` (block), or a ``role`` (the same tensor of all
             layers).
+        calibrated: a learnt scale for the changes of each masked tensor, beside the budget.
         seed: of the positions.
 
     Raises:
@@ -88,6 +90,7 @@ def plan_apet(
         "exclude": list(exclude),
         "share": share,
         "group_by": group_by,
+        "calibrated": calibrated,
         "seed": seed,
     }
     _check_options(options)
@@ -115,6 +118,12 @@ def _check_options(options: Mapping[str, Any]) -> None:
         faults.append(
             f"operation: {options['operation']} has no weights to score, to move or to group into"
             " units; allowed: add with select, unit or move_every"
+        )
+    if options["calibrated"] and (options["operation"] != "add" or options["select"] != "random"):
+        faults.append(
+            f"calibrated: true with operation: {options['operation']} and select:"
+            f" {options['select']}; allowed: add and random, which tell beforehand how many tensors"
+            " are masked and get a scale"
         )
     if options["move_share"] > 1:
         faults.append(f"move_share: {options['move_share']}; allowed: at most 1")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from scalepet.backbones import Site, SiteKind, match_sites, override
 from scalepet.errors import ConfigError
+from scalepet.pet.calibration import add_scale, scaled, scaled_in
 from scalepet.pet.method import Method
 from scalepet.pet.start import add_parameter
 
@@ -35,7 +35,8 @@ class BitFit(Method):
 
     @property
     def num_parameters(self) -> int:
-        return sum(site.shape[0] for site in self.sites)
+        scales = len(self.sites) if self.options["calibrated"] else 0
+        return scales + sum(site.shape[0] for site in self.sites)
 
     @property
     def cannot_merge(self) -> str | None:  # type: ignore[override]
@@ -45,30 +46,42 @@ class BitFit(Method):
 
     def attach(self, model: nn.Module) -> None:
         for site in self.sites:
-            module = model.get_submodule(site.module)
-            start = torch.zeros(site.shape[0])
-            delta = add_parameter(module, "bias_delta", start, like=model.get_parameter(site.name))
+            module, weight = model.get_submodule(site.module), model.get_parameter(site.name)
+            add_parameter(module, "bias_delta", torch.zeros(site.shape[0]), like=weight)
+            if self.options["calibrated"]:
+                add_scale(module, "bias_delta", like=weight)
             # The outputs of a convolution are followed by its places.
             num_places = max(0, len(site.shape) - 2)
-            override(module, partial(_add, delta, (-1, *(1,) * num_places)))
+            override(module, _then_add(module, shape=(-1, *(1,) * num_places)))
 
     def record(self) -> dict[str, Any]:
         return {"options": dict(self.options)}
 
+    def may_rest(self, name: str) -> bool:
+        # The bias of a key moves all scores of a query alike, which softmax does not see.
+        of_keys = (f"{site.module}.bias_delta" for site in self.sites if site.part == "k")
+        return super().may_rest(name) or name in of_keys
+
     def merged(self, name: str, tensor: Tensor, trained: Mapping[str, Tensor]) -> Tensor:
-        delta = trained.get(f"{name}_delta")  # of a bias; there is no weight_delta
-        return tensor if delta is None else (tensor.float() + delta.float()).to(tensor.dtype)
+        if f"{name}_delta" not in trained:  # of a bias; there is no weight_delta
+            return tensor
+        delta = scaled_in(trained, f"{name}_delta").float()
+        return (tensor.float() + delta).to(tensor.dtype)
 
 
-def _add(delta: nn.Parameter, shape: tuple[int, ...], inner: Any, x: Tensor) -> Tensor:
-    y: Tensor = inner(x)
-    return y + delta.view(shape)
+def _then_add(module: nn.Module, *, shape: tuple[int, ...]) -> Any:
+    def forward(inner: Any, x: Tensor) -> Tensor:
+        y: Tensor = inner(x)
+        return y + scaled(module, "bias_delta").view(shape)
+
+    return forward
 
 
 def plan_bitfit(
     sites: Sequence[Site],
     *,
     kinds: Sequence[SiteKind] = ("matrix", "norm"),
+    calibrated: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> BitFit:
@@ -77,13 +90,19 @@ def plan_bitfit(
     Args:
         sites: the tensors of the backbone.
         kinds: layers by the kind of their weight: matrix (linear and convolution layers), norm.
+        calibrated: a learnt scale for the change of each bias.
         include: patterns of the names of their weights: one must match.
         exclude: patterns of the names of their weights: none may match.
 
     Raises:
         ConfigError: patterns or kinds that match nothing, or a kind that has no biases.
     """
-    options = {"kinds": list(kinds), "include": list(include), "exclude": list(exclude)}
+    options = {
+        "kinds": list(kinds),
+        "calibrated": calibrated,
+        "include": list(include),
+        "exclude": list(exclude),
+    }
     wrong = sorted({*kinds} - {"matrix", "norm"})
     if wrong:
         raise ConfigError(f"kinds: {', '.join(wrong)} have no biases; allowed: matrix, norm")

@@ -12,6 +12,9 @@ gather and release hooks and the names in a state dict stay those of the bare mo
   with a transient sum in place of the parameter. For a vector that is as large as one token's
   activation.
 
+The values may have a scale, ``weight_values_scale``: what is added then is their product, O(k)
+numbers that live until backward.
+
 Whoever wants to know the gradients of whole tensors (masks that are chosen by a score, masks that
 move) leaves a ``Sink`` on their values.
 """
@@ -27,7 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from scalepet.backbones import override, shadowed
+from scalepet.backbones import apart, override, shadowed
+from scalepet.pet.calibration import scaled
 from scalepet.pet.value_gradients import (
     embedding_value_gradients,
     linear_value_gradients,
@@ -192,19 +196,25 @@ class _MaskedVector(torch.autograd.Function):
         return None, grad.reshape(-1)[ctx.positions].to(ctx.values.dtype), None
 
 
+# These write into storage, of which an ensemble of values has none; each member is put in by turns.
+_masked_linear = apart(_MaskedLinear.apply)
+_masked_embedding = apart(_MaskedEmbedding.apply)
+_masked_vector = apart(_MaskedVector.apply)
+
+
 def _linear_forward(module: nn.Linear, x: Tensor) -> Tensor:
     bias = _summed(module, "bias")
     if not hasattr(module, "weight_values"):
         return F.linear(x, module.weight, bias)
-    y: Tensor = _MaskedLinear.apply(
-        x, module.weight, bias, module.weight_values, module.weight_positions
-    )
+    values = _values_of(module, "weight")
+    y: Tensor = _masked_linear(x, module.weight, bias, values, module.weight_positions)
     return y
 
 
 def _embedding_forward(module: nn.Embedding, ids: Tensor) -> Tensor:
-    y: Tensor = _MaskedEmbedding.apply(
-        ids, module.weight, module.weight_values, module.weight_positions, module.padding_idx
+    values = _values_of(module, "weight")
+    y: Tensor = _masked_embedding(
+        ids, module.weight, values, module.weight_positions, module.padding_idx
     )
     return y
 
@@ -220,10 +230,21 @@ def _summed(module: nn.Module, name: str) -> Tensor | None:
     parameter: Tensor | None = getattr(module, name)
     if parameter is None or not hasattr(module, f"{name}_values"):
         return parameter
-    total: Tensor = _MaskedVector.apply(
-        parameter, getattr(module, f"{name}_values"), getattr(module, f"{name}_positions")
+    total: Tensor = _masked_vector(
+        parameter, _values_of(module, name), getattr(module, f"{name}_positions")
     )
     return total
+
+
+def _values_of(module: nn.Module, name: str) -> Tensor:
+    """What is added at the positions: the values, or their product with a scale, which leads to the
+    same sink.
+    """
+    values: Tensor = getattr(module, f"{name}_values")
+    added = scaled(module, f"{name}_values")
+    if added is not values:
+        leave_sink(added, _sink_of(values))
+    return added
 
 
 def masked_names(module: nn.Module) -> list[str]:

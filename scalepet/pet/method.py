@@ -8,6 +8,8 @@ from typing import Annotated, Any, Protocol
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from scalepet.pet.calibration import is_scale
+
 # Types of options; the config holds a file to their limits before a builder is called.
 Count = Annotated[int, Gt(0)]
 Positive = Annotated[float, Gt(0)]
@@ -49,9 +51,10 @@ class Method(Protocol):
 
     def may_rest(self, name: str) -> bool:
         """Whether the trained tensor ``name`` may rightly get no gradient in the first steps: a
-        single weight behind a dead unit, a word that no text holds.
+        single weight behind a dead unit, a word that no text holds. So may a scale: it starts at
+        one, beside which the first steps of a long warm-up are lost in rounding.
         """
-        return False
+        return is_scale(name)
 
     def merged(self, name: str, tensor: Tensor, trained: Mapping[str, Tensor]) -> Tensor:
         """What the tensor ``name`` of the backbone is in a plain model that computes the same.

@@ -17,7 +17,8 @@ from torch import Tensor
 from scalepet.errors import CheckpointError
 from scalepet.masks import mask_of_positions
 from scalepet.pet.add import Apet
-from scalepet.pet.ia3 import Ia3
+from scalepet.pet.calibration import scaled_in
+from scalepet.pet.ia3 import Ia3, factors_of
 from scalepet.pet.lora import Lora
 from scalepet.pet.method import Method
 from scalepet.pet.prefix import PrefixTuning
@@ -38,7 +39,8 @@ class PeftAdapter:
 def to_peft(
     method: Method, trained: Mapping[str, Tensor], *, head: Mapping[str, Tensor], is_t5: bool
 ) -> PeftAdapter:
-    """The adapter as PEFT has it.
+    """The adapter as PEFT has it. The scales of a calibrated method are multiplied into what they
+    scale; PEFT has none.
 
     Args:
         trained: of the method, by name.
@@ -86,6 +88,11 @@ def from_peft(
         CheckpointError: the file is of another method or other settings, or lacks tensors; every
             difference is listed.
     """
+    if _is_calibrated(method):
+        raise CheckpointError(
+            "calibrated: true, but PEFT has no scales; allowed: calibrated: false (and for lora the"
+            " alpha of the file), which computes the same"
+        )
     if isinstance(method, Apet):
         method, adapter = _with_shira_mask(method, adapter)
     codes = _numbered(shapes(method))
@@ -101,6 +108,10 @@ def from_peft(
         if not name.endswith(_INDICES):
             found[numbers.long().flatten()] = adapter.tensors[name].float().flatten()
     return method, {name: found[numbers.long()] for name, numbers in codes.items()}
+
+
+def _is_calibrated(method: Any) -> bool:
+    return bool(getattr(method, "options", {}).get("calibrated"))
 
 
 def _numbered(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -136,11 +147,12 @@ def _lora(method: Lora, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
     config = {
         "peft_type": "LORA",
         "r": method.r,
-        "lora_alpha": method.options["alpha"],
+        "lora_alpha": method.r if _is_calibrated(method) else method.options["alpha"],
         "use_rslora": method.options["rslora"],
         "target_modules": [site.module for site in method.sites],
     }
-    return config, {f"{_BASE}{name}.weight": tensor for name, tensor in trained.items()}
+    names = [f"{site.module}.{what}" for site in method.sites for what in ("lora_A", "lora_B")]
+    return config, {f"{_BASE}{name}.weight": scaled_in(trained, name) for name in names}
 
 
 def _ia3(method: Ia3, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
@@ -150,11 +162,13 @@ def _ia3(method: Ia3, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
         "target_modules": [site.module for site in method.sites],
         "feedforward_modules": inputs,
     }
-    return config, {
-        f"{_BASE}{site.module}.ia3_l": trained[f"{site.module}.ia3"].unsqueeze(
-            0 if site.part == "ffn_out" else 1
-        )
+    factors = {
+        site: factors_of(trained[f"{site.module}.ia3"], trained.get(f"{site.module}.ia3_scale"))
         for site in method.sites
+    }
+    return config, {
+        f"{_BASE}{site.module}.ia3_l": learnt.unsqueeze(0 if site.part == "ffn_out" else 1)
+        for site, learnt in factors.items()
     }
 
 
@@ -170,7 +184,7 @@ def _prompt(method: PromptTuning, trained: Mapping[str, Tensor], is_t5: bool) ->
         "num_virtual_tokens": method.length,
         "num_transformer_submodules": 1,
     }
-    return config, {"prompt_embeddings": trained["prompt.rows"]}
+    return config, {"prompt_embeddings": scaled_in(trained, "prompt.rows")}
 
 
 def _prefix(method: PrefixTuning, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
@@ -178,6 +192,11 @@ def _prefix(method: PrefixTuning, trained: Mapping[str, Tensor], is_t5: bool) ->
         raise CheckpointError(
             "prefix: PEFT gives the slots of a T5 the position bias of tokens and has none in"
             " encoder and cross attention; allowed: BERT"
+        )
+    if _is_calibrated(method):
+        raise CheckpointError(
+            "prefix: calibrated: true lets the slots add all that they hold, however little of the"
+            " attention goes to them, which PEFT cannot; allowed: calibrated: false"
         )
     width = method.sites[0].shape[0]
     head_width = method.sites[0].head_width
@@ -219,7 +238,7 @@ def _shira(method: Apet, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
             )
         where = torch.zeros(size, dtype=torch.int64)
         where[: positions.size] = torch.from_numpy(positions)
-        ours = trained[f"{name}_values"]
+        ours = scaled_in(trained, f"{name}_values")
         values = ours.new_zeros(size)
         values[: positions.size] = ours
         tensors[f"{module}.shira_weight"] = values

@@ -13,21 +13,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from scalepet.backbones import Site, family_of
+from scalepet.pet.calibration import add_scale, scaled
 from scalepet.pet.method import Count, Method, Positive
 from scalepet.pet.start import add_parameter, normal
 
 
 class PromptRows(nn.Module):
-    """``rows`` (length, width), read by every example of a batch."""
+    """``rows`` (length, width), read by every example of a batch; calibrated, times a scale."""
 
     rows: Tensor
 
-    def __init__(self, start: Tensor, *, like: Tensor) -> None:
+    def __init__(self, start: Tensor, *, like: Tensor, calibrated: bool) -> None:
         super().__init__()
         add_parameter(self, "rows", start, like=like)
+        if calibrated:
+            add_scale(self, "rows", like=like)
 
     def forward(self, batch_size: int) -> Tensor:
-        return self.rows.expand(batch_size, -1, -1)
+        return scaled(self, "rows").expand(batch_size, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class PromptTuning(Method):
 
     @property
     def num_parameters(self) -> int:
-        return self.length * self.width
+        return self.length * self.width + (1 if self.options["calibrated"] else 0)
 
     def attach(self, model: Any) -> None:
         start = normal(
@@ -52,7 +55,9 @@ class PromptTuning(Method):
             std=self.options["std"],
             seed=self.options["seed"],
         )
-        model.prompt = PromptRows(start, like=next(model.parameters()))
+        model.prompt = PromptRows(
+            start, like=next(model.parameters()), calibrated=self.options["calibrated"]
+        )
         read_prompt(model, model.prompt, self.length)
 
     def record(self) -> dict[str, Any]:
@@ -70,7 +75,12 @@ def input_width(sites: Sequence[Site]) -> int:
 
 
 def plan_prompt(
-    sites: Sequence[Site], *, length: Count = 100, std: Positive = 0.1, seed: int = 0
+    sites: Sequence[Site],
+    *,
+    length: Count = 100,
+    std: Positive = 0.1,
+    calibrated: bool = False,
+    seed: int = 0,
 ) -> PromptTuning:
     """Size the prompt.
 
@@ -79,7 +89,8 @@ def plan_prompt(
         length: positions; the encoder of a T5 reads them in front of the text, a BERT or a ViT
             behind the class token.
         std: standard deviation of the start.
+        calibrated: a learnt scale for all of it.
         seed: of the start.
     """
-    options = {"length": length, "std": std, "seed": seed}
+    options = {"length": length, "std": std, "calibrated": calibrated, "seed": seed}
     return PromptTuning(length, input_width(sites), options)

@@ -17,6 +17,7 @@ import scalepet
 from scalepet import engine
 from scalepet.build import Plan, plan_run
 from scalepet.config import RunConfig, check_config, plain
+from scalepet.data import Task
 from scalepet.errors import CheckpointError
 from scalepet.pet import POSITIONS
 from scalepet.recipes.masks import with_saved_positions
@@ -80,8 +81,13 @@ The backbone is not in here.
 |---|---|
 {scores}
 
-Use it: `scalepet predict THIS_FOLDER --text "..."`
+Use it: `scalepet predict THIS_FOLDER {question(plan.task)}`
 """
+
+
+def question(task: Task) -> str:
+    """How ``scalepet predict`` is asked in this task."""
+    return '--text "..."' if task.picture_column is None else "--input FILE_WITH_PATHS.csv"
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def open_adapter(
     config = check_config(merge(record["config"], overrides))
     plan = plan_run(config, _task_with_labels(config, record["labels"]))
     faults = []
-    if plan.method.record() != record["method"]:
+    if not _agrees(record["method"], plan.method.record()):
         faults.append(
             f"{folder} was trained as {record['method']}, which comes out as {plan.method.record()}"
             f" on {config.backbone.path}; allowed: the backbone that it was trained on"
@@ -139,6 +145,17 @@ def open_adapter(
     method = with_saved_positions(plan.method, fixed)
     trained = {name: tensor for name, tensor in tensors.items() if name not in fixed}
     return Adapter(folder, dataclasses.replace(plan, method=method), trained)
+
+
+def _agrees(saved: Any, planned: Any) -> bool:
+    """Whether the plan has all that was saved; options that have come to a method since then are as
+    if they were not there.
+    """
+    if isinstance(saved, dict) and isinstance(planned, dict):
+        return all(name in planned and _agrees(one, planned[name]) for name, one in saved.items())
+    if isinstance(saved, list) and isinstance(planned, list) and len(saved) == len(planned):
+        return all(_agrees(one, other) for one, other in zip(saved, planned, strict=True))
+    return bool(saved == planned)
 
 
 def _task_with_labels(config: RunConfig, labels: Sequence[str]) -> Any:

@@ -19,7 +19,7 @@ from torch import nn
 from scalepet import backbones, build, data, dist, engine
 from scalepet.backbones import Loaded
 from scalepet.build import Plan
-from scalepet.data import Encoded, Rows, Source, Task
+from scalepet.data import Examples, Rows, Source, Task
 from scalepet.engine import Answers
 from scalepet.errors import CheckpointError, ConfigError, Faults
 from scalepet.recipes.adapter import Adapter, load_adapter, open_adapter
@@ -38,17 +38,17 @@ class Ready:
     device: torch.device
     is_sharded: bool
 
-    def answer(self, encoded: Encoded) -> Answers:
+    def answer(self, encoded: Examples) -> Answers:
         return engine.answer_all(
             self.model,
             encoded,
             build.answerer_of(self.plan, all_ranks_together=self.is_sharded),
             micro_batch_size=self.plan.config.evaluate.micro_batch_size,
-            pad_id=self.plan.tokenizer.pad_token_id,
+            pad_id=self.plan.pad_id,
             device=self.device,
         )
 
-    def score(self, encoded: Encoded) -> dict[str, float]:
+    def score(self, encoded: Examples) -> dict[str, float]:
         """The metrics of the task and the loss, the same on every rank."""
         answers = self.answer(encoded)
         assert answers.loss is not None
@@ -57,7 +57,7 @@ class Ready:
         )
         return {**scores, "loss": answers.loss}
 
-    def encode(self, rows: Rows, *, labelled: bool) -> Encoded:
+    def encode(self, rows: Rows, *, labelled: bool) -> Examples:
         return data.encode(
             self.plan.task,
             rows,
@@ -160,8 +160,10 @@ def evaluate_adapters(folders: Sequence[Path], **options: Any) -> list[dict[str,
     return results
 
 
-def _encoded_split(ready: Ready) -> Encoded:
-    return ready.encode(data.load_split(ready.plan.task.source, "eval"), labelled=True)
+def _encoded_split(ready: Ready) -> Examples:
+    task = ready.plan.task
+    rows = data.load_split(task.source, "eval", pictures=task.picture_column)
+    return ready.encode(rows, labelled=True)
 
 
 def predict(
@@ -171,39 +173,54 @@ def predict(
 
     Args:
         texts: rows of a task whose template has one column; or
-        file: csv, json lines or parquet with the columns of the template; the target is not needed.
+        file: csv, json lines or parquet with the columns of the template, which of a task of
+            pictures are paths relative to it; the target is not needed.
         options: as for ``wearer_of``.
 
     Raises:
         ConfigError: a text alone is no row of this task, or the file is of an unknown kind.
     """
-    file_rows = rows_of_file(file) if file else None  # a bad file is found before anything loads
+    if file:
+        rows_of_file(file)  # a bad one is found before anything loads
     answers = []
     with wearer_of(folders, **options) as wearer:
         for ready in wearer.wearing():
-            encoded = dist.together(partial(_encoded_rows, ready, file_rows, texts))
+            encoded = dist.together(partial(_encoded_rows, ready, file, texts))
             answers.append(ready.answer(encoded).texts)
     return answers
 
 
-def _encoded_rows(ready: Ready, file_rows: Rows | None, texts: Sequence[str]) -> Encoded:
-    rows = _rows_of_texts(texts, ready.plan.task) if file_rows is None else file_rows
+def _encoded_rows(ready: Ready, file: Path | None, texts: Sequence[str]) -> Examples:
+    task = ready.plan.task
+    if file is None:
+        rows = _rows_of_texts(texts, task)
+    else:
+        rows = rows_of_file(file, pictures=task.picture_column)
     return ready.encode(rows, labelled=False)
 
 
-def rows_of_file(file: Path) -> Rows:
-    """All rows of a csv, json lines or parquet file."""
+def rows_of_file(file: Path, *, pictures: str | None = None) -> Rows:
+    """All rows of a csv, json lines or parquet file.
+
+    Args:
+        pictures: as for ``load_split``.
+    """
     kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
     if file.suffix not in kinds:
         raise ConfigError(
             f"--input {file}: {file.suffix!r} files are unknown; allowed: {', '.join(kinds)}"
         )
     source = Source(kinds[file.suffix], files={"rows": str(file)}, splits={"eval": "rows"})
-    return data.load_split(source, "eval")
+    return data.load_split(source, "eval", pictures=pictures)
 
 
 def _rows_of_texts(texts: Sequence[str], task: Task) -> Rows:
     columns = task.source_columns
+    if task.picture_column is not None:
+        raise ConfigError(
+            "--text: the task is one of pictures; allowed: --input FILE with their paths in the"
+            f" column {task.picture_column!r}"
+        )
     if len(columns) != 1:
         raise ConfigError(
             f"--text: the template {task.template!r} needs the columns {', '.join(columns)};"

@@ -98,7 +98,8 @@ def _write(
         backbones.write_model_config(
             folder, plan.backbone, plan.model_config, dtype=dtype, labels=plan.task.labels
         )
-        plan.tokenizer.save_pretrained(folder)
+        if plan.tokenizer is not None:
+            plan.tokenizer.save_pretrained(folder)
     except (OSError, SafetensorError) as error:
         for _ in merged:
             pass

@@ -7,13 +7,14 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 
 from scalepet import build, dist, engine
 from scalepet.config import RunConfig, plain
-from scalepet.engine import Engine, Progress, StepReport
+from scalepet.engine import Engine, StepReport
 from scalepet.errors import ScalepetError
 from scalepet.pet import Method
 from scalepet.recipes import screen
@@ -24,6 +25,23 @@ from scalepet.recipes.prepare import Prepared, majority, prepare
 from scalepet.recipes.proof import Proof
 from scalepet.recipes.run_folder import ADAPTER, STATE, describe_run, write_result
 from scalepet.tracking import Trackers, open_trackers, track_steps
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        num_steps: optimizer steps done.
+        best_step: the evaluated step with the best score, 0 if none yet.
+        best_score: its score.
+        num_bad_evaluations: evaluations since then, for early stopping.
+    """
+
+    num_steps: int = 0
+    best_step: int = 0
+    best_score: float | None = None
+    num_bad_evaluations: int = 0
 
 
 def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
@@ -65,7 +83,7 @@ def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
             engine.save_run_state(
                 config.output / STATE,
                 runner,
-                progress=progress,
+                progress=dataclasses.asdict(progress),
                 fingerprint=prepared.fingerprint,
                 fixed=saved_positions(mover.method),
             )
@@ -91,7 +109,13 @@ def _start(prepared: Prepared) -> tuple[Engine, Method, Progress, str]:
         )
     loaded = dist.together(lambda: build.load_backbone(plan, prepared.ds_config))
     if state is None:
-        method = chosen(plan, loaded.model, ds_config=prepared.ds_config, loader=prepared.loader)
+        method = chosen(
+            plan.method,
+            loaded.model,
+            ds_config=prepared.ds_config,
+            loader=prepared.loader,
+            loss_sum=plan.loss_sum,
+        )
     else:
         method = dist.together(lambda: with_saved_positions(plan.method, state.fixed))
     build.attach(method, loaded)
@@ -110,7 +134,7 @@ def _start(prepared: Prepared) -> tuple[Engine, Method, Progress, str]:
         return runner, method, Progress(), loaded.how
     batch = engine.on_device(prepared.loader.step(0).micro_batches[0], runner.device)
     engine.resume(runner, state, any_loss=lambda: plan.loss_sum(runner.in_training, batch))
-    return runner, method, state.progress, loaded.how
+    return runner, method, Progress(**state.progress), loaded.how
 
 
 def _proof(prepared: Prepared, runner: Engine, method: Method) -> Proof:
@@ -139,7 +163,7 @@ def _open_run(
         "head": num_trained - plan.method.num_parameters,
         "backbone": runner.num_frozen,
     }
-    describe_run(plan, counts=counts, majority=majority(prepared.eval))
+    describe_run(config, counts=counts, majority=majority(prepared.eval))
     screen.introduce(
         console,
         prepared,
@@ -171,7 +195,7 @@ def _steps(
         describe=lambda report: {
             "loss": report.loss,
             "lr": report.learning_rate,
-            "tokens_per_second": report.tokens_per_second,
+            **report.speed,
         },
         shown=dist.is_main(),
         console=console,
@@ -206,7 +230,7 @@ def _train_values(report: StepReport) -> dict[str, float]:
         "loss": report.loss,
         "lr": report.learning_rate,
         "epoch": report.epoch,
-        "tokens_per_second": report.tokens_per_second,
+        **report.speed,
         "step_seconds": report.seconds,
     }
     if report.gradient_norm is not None:

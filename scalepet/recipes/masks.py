@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from scalepet import engine, pet
-from scalepet.build import Plan
 from scalepet.data import Step, TrainLoader
-from scalepet.engine import Engine
+from scalepet.engine import Engine, LossSum
 from scalepet.pet import Apet, GradientShards, Method
 
 NUM_SCORED_STEPS = 8
@@ -23,17 +22,22 @@ NUM_SCORED_STEPS = 8
 
 
 def chosen(
-    plan: Plan, model: nn.Module, *, ds_config: Mapping[str, Any], loader: TrainLoader
+    method: Method,
+    model: nn.Module,
+    *,
+    ds_config: Mapping[str, Any],
+    loader: TrainLoader,
+    loss_sum: LossSum,
 ) -> Method:
-    """The plan's method with its mask, where it is one that a score chooses. All ranks together.
+    """The method with its mask, where it is one that a score chooses. All ranks together.
 
     Args:
         model: the bare backbone.
         loader: the first ``NUM_SCORED_STEPS`` batches of the run are what is scored on.
     """
-    apet = pet.apet_of(plan.method)
+    apet = pet.apet_of(method)
     if apet is None or apet.mask is not None:
-        return plan.method
+        return method
     assert apet.score is not None, apet.select
     gradients = None
     if apet.score != "magnitude":
@@ -41,7 +45,7 @@ def chosen(
         with engine.untrained(model, ds_config, device), pet.watching(model, apet.shapes) as found:
             model.eval()
             for index in range(NUM_SCORED_STEPS):
-                _add_gradients(plan, model, loader.step(index), device)
+                _add_gradients(model, loader.step(index), loss_sum, device)
         gradients = found
     scores = pet.score_shards(
         apet.score,
@@ -49,12 +53,12 @@ def chosen(
         whole=lambda name: engine.read_whole(model.get_parameter(name)),
         gradients=gradients,
     )
-    return pet.with_apet(plan.method, apet.choose(scores))
+    return pet.with_apet(method, apet.choose(scores))
 
 
-def _add_gradients(plan: Plan, model: nn.Module, step: Step, device: torch.device) -> None:
+def _add_gradients(model: nn.Module, step: Step, loss_sum: LossSum, device: torch.device) -> None:
     for batch in step.micro_batches:
-        loss = plan.loss_sum(model, engine.on_device(batch, device))
+        loss = loss_sum(model, engine.on_device(batch, device))
         (loss / step.num_targets).backward()
 
 

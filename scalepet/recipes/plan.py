@@ -164,7 +164,12 @@ def _counted_options(section: FurtherMethod) -> dict[str, Any]:
     and a mask that is chosen by a score has no positions until the weights are there.
     """
     options = method_options(section)
-    if section.name == "apet" and options["operation"] == "add" and options["unit"] == "element":
+    if (
+        section.name == "apet"
+        and options["operation"] == "add"
+        and options["unit"] == "element"
+        and not options["calibrated"]  # then the mask says how many tensors get a scale
+    ):
         options["select"] = "magnitude" if options["select"] == "random" else options["select"]
     return options
 
@@ -214,7 +219,7 @@ def _tuned_by_mask(method: Apet) -> _Tuned:
     names = [site.name for site in method.eligible]
     dense = frozenset(names) if density >= WHOLE_GRADIENT_DENSITY else frozenset[str]()
     return _Tuned(
-        sizes=tuple(count for count in counts if count),
+        sizes=(*(count for count in counts if count), *[1] * method.num_scales),
         beside=dict.fromkeys(names, 0),
         whole_gradients=dense,
         index_bytes=sum(

@@ -10,7 +10,7 @@ from typing import Any
 from scalepet import build, data, engine, pet
 from scalepet.build import Plan
 from scalepet.config import RunConfig, plain
-from scalepet.data import Encoded, Rows, TrainLoader
+from scalepet.data import Examples, Rows, TrainLoader
 from scalepet.errors import Faults
 from scalepet.recipes.run_folder import open_run_folder
 
@@ -20,8 +20,8 @@ class Prepared:
     """A run that is ready to load its weights."""
 
     plan: Plan
-    train: Encoded
-    eval: Encoded
+    train: Examples
+    eval: Examples
     loader: TrainLoader
     ds_config: dict[str, Any]
     num_steps: int
@@ -84,7 +84,7 @@ def prepare(config: RunConfig, *, resume: bool) -> Prepared:
         ds_config=build.ds_config_of(plan, ds_file, loader),
         num_steps=config.train.steps
         or math.ceil((config.train.epochs or 0) * loader.steps_per_epoch),
-        has_state=open_run_folder(plan, resume=resume),
+        has_state=open_run_folder(config.output, resume=resume),
     )
 
 
@@ -93,7 +93,7 @@ def _is_imported(plan: Plan) -> bool:
     return apet is not None and apet.select == "imported"
 
 
-def majority(rows: Encoded) -> float | None:
+def majority(rows: Examples) -> float | None:
     """The score of always saying the most frequent class; None where answers are texts."""
     if rows.classes is None:
         return None

@@ -16,8 +16,7 @@ import yaml
 
 import scalepet
 from scalepet import dist
-from scalepet.build import Plan
-from scalepet.config import plain
+from scalepet.config import RunConfig, StreamConfig, plain
 from scalepet.errors import CheckpointError
 from scalepet.tracking import without_secrets
 
@@ -27,14 +26,13 @@ STATE = "state"
 _LIBRARIES = ("torch", "deepspeed", "transformers", "datasets", "numpy")
 
 
-def open_run_folder(plan: Plan, *, resume: bool) -> bool:
+def open_run_folder(folder: Path, *, resume: bool) -> bool:
     """Make the folder; whether there is a state in it to go on from.
 
     Raises:
         CheckpointError: it cannot be written, or holds a run already and ``resume`` is not asked
             for.
     """
-    folder = plan.config.output
     has_state = (folder / STATE).exists() or (folder / f"{STATE}.old").exists()
     if (folder / "metrics.jsonl").exists() and not resume:
         raise CheckpointError(
@@ -51,18 +49,20 @@ def open_run_folder(plan: Plan, *, resume: bool) -> bool:
     return has_state
 
 
-def describe_run(plan: Plan, *, counts: Mapping[str, int], majority: float | None) -> None:
+def describe_run(
+    config: RunConfig | StreamConfig, *, counts: Mapping[str, int], majority: float | None
+) -> None:
     """Write config.yaml and run.json: what ran, its versions, its commit, its command."""
-    folder = plan.config.output
-    config = yaml.safe_dump(plain(plan.config), sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    folder = config.output
+    text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
     record = {
         "scalepet": scalepet.__version__,
         "versions": {"python": platform.python_version(), **_versions()},
         "git_commit": _git_commit(),
         "command": without_secrets(sys.argv),
         "world_size": dist.world_size(),
-        "method": plan.config.method.names,
+        "method": config.method.names,
         "counts": dict(counts),
         "majority": majority,
     }

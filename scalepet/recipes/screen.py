@@ -10,10 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from scalepet import dist, engine
+from scalepet.recipes.adapter import question
 from scalepet.recipes.run_folder import ADAPTER
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scalepet.data import Results
     from scalepet.recipes.prepare import Prepared
+    from scalepet.recipes.prepare_stream import PreparedStream
 
 
 def introduce(
@@ -31,9 +36,7 @@ def introduce(
         how: the weights were read.
     """
     plan, config = prepared.plan, prepared.plan.config
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column()
+    table = _plain_table()
     share = counts["masked"] / counts["backbone"]
     stage = engine.zero_stage(prepared.ds_config)
     table.add_row("backbone", f"{config.backbone.path}  {counts['backbone']:,} parameters, frozen")
@@ -87,5 +90,75 @@ def conclude(
         f" at step {result['best_step']:,} of {result['num_steps']:,}"
     )
     console.print(
-        f'adapter {folder} ({size / 1000:,.0f} kB); try: scalepet predict {folder} --text "..."'
+        f"adapter {folder} ({size / 1000:,.0f} kB);"
+        f" try: scalepet predict {folder} {question(prepared.plan.task)}"
     )
+
+
+def introduce_stream(
+    console: Console,
+    prepared: PreparedStream,
+    *,
+    counts: Mapping[str, int],
+    how: str,
+    resumed_at: int,
+) -> None:
+    """What is about to be learnt, one after the other, and how.
+
+    Args:
+        how: the weights were read.
+    """
+    config, lessons = prepared.config, prepared.lessons
+    lae, classes = config.lae, prepared.num_seen(len(lessons) - 1)
+    table = _plain_table()
+    share = counts["masked"] / counts["backbone"]
+    table.add_row("backbone", f"{config.backbone.path}  {counts['backbone']:,} parameters, frozen")
+    table.add_row("weights", how)
+    table.add_row(
+        "method",
+        f"{config.method.names}  {counts['masked']:,} trained ({share:.3%} of the backbone)",
+    )
+    stage = engine.zero_stage(prepared.ds_config)
+    table.add_row("devices", f"{dist.world_size()}, ZeRO stage {stage}, {config.precision}")
+    rows = sum(lesson.train.num_rows for lesson in lessons)
+    table.add_row(
+        "stream",
+        f"{len(lessons):,} experiences, {classes:,} classes, {rows:,} rows to train on",
+    )
+    copies = [
+        f"alpha {copy.alpha:g}" if copy.alpha is not None else f"{copy.travel:.0%} an experience"
+        for copy in lae.offline
+    ]
+    frozen = f"the method rests for {lae.freeze_epochs} epochs" if lae.freeze_epochs else ""
+    offline = f"offline copies: {', '.join(copies)}; vote: {lae.vote}" if copies else ""
+    table.add_row("lae", "; ".join(filter(None, (frozen, offline))) or "off: the method alone")
+    table.add_row(
+        "steps",
+        f"{prepared.num_steps:,} of {config.train.batch_size} rows"
+        + (f", going on at {resumed_at:,}" if resumed_at else ""),
+    )
+    console.print(table)
+
+
+def show_row(console: Console, name: str, results: Results) -> None:
+    """The accuracy over all classes seen, of each expert, once an experience is learnt."""
+    accuracies = ", ".join(
+        f"{expert} {matrix.last_micro:.3f}" for expert, matrix in results.experts.items()
+    )
+    console.print(
+        f"learnt {results.num_learnt} of {len(results.num_rows)}: {name}: {accuracies}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def conclude_stream(console: Console, folder: Path) -> None:
+    """Where the results and the adapters are."""
+    console.print(f"matrix and adapters {folder}; try: scalepet report {folder}", soft_wrap=True)
+
+
+def _plain_table() -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    return table

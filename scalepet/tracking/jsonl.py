@@ -42,6 +42,9 @@ class JsonlTracker:
         seconds = round(time.monotonic() - self._start_seconds, 3)
         self._write({"step": step, "kind": kind, "seconds": seconds, **without_secrets(values)})
 
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Does nothing: the file itself is the record."""
+
     def truncate_after(self, step: int) -> None:
         """Drops the records of later steps, which a resumed run makes again."""
         self._file.close()

@@ -19,6 +19,9 @@ class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, Value], *, kind: str) -> None:
         """Records values of one step; ``kind`` says what made them: "train", "eval", ..."""
 
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Shows a .png file of one step, where pictures can be shown."""
+
     def close(self) -> None:
         """Writes what is left. Nothing is logged afterwards."""
 
@@ -38,6 +41,10 @@ class Trackers:
     def log(self, step: int, values: Mapping[str, Value], *, kind: str) -> None:
         for tracker in self._trackers:
             tracker.log(step, values, kind=kind)
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        for tracker in self._trackers:
+            tracker.picture(step, name, path)
 
     def close(self) -> None:
         for tracker in self._trackers:

@@ -53,6 +53,11 @@ class WandbTracker:
             named = {n if "/" in n else f"{kind}/{n}": v for n, v in values.items()}
             self._guarded(lambda: self._run.log(without_secrets(named), step=step))
 
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Sends a .png file as it is now, under that name ("stream/matrix")."""
+        if self._run is not None:
+            self._guarded(lambda: self._show(step, name, path))
+
     def close(self) -> None:
         """Ends the wandb run after all records have left."""
         if self._run is not None:
@@ -90,6 +95,11 @@ class WandbTracker:
                 x_save_requirements=False,
             ),
         )
+
+    def _show(self, step: int, name: str, path: Path) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Image(str(path))}, step=step)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         try:

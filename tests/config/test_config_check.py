@@ -79,6 +79,11 @@ def test_a_config_cannot_be_changed(content: dict[str, Any]) -> None:
         {"task.labels": ["good", "bad"], "task.label_values": {True: "good", False: "bad"}},
         {"method.kinds": ["norm", "matrix"], "method.budget": "0.1%", "method.seed": 3},
         {"task.source.splits": {"train": "train[:10]"}},
+        {
+            "task.kind": "image_classification",
+            "task.template": "{image}",
+            "task.picture": {"size": 32, "resize": 36, "mean": [0.5, 0.5, 0.5]},
+        },
     ],
 )
 def test_a_config_goes_through_json_and_back(with_fields: Change, fields: dict[str, Any]) -> None:
@@ -104,6 +109,7 @@ def test_the_options_of_a_method_are_filled_up() -> None:
         "exclude": ["lm_head.*"],
         "share": "uniform",
         "group_by": "layer",
+        "calibrated": False,
         "seed": 0,
     }
     assert method_options(MethodConfig(name="head")) == {}
@@ -201,6 +207,17 @@ def test_what_cannot_be_read_of_a_task_hides_nothing_of_the_rest(with_fields: Ch
     assert len(faults) == 6
     assert any("task.labels" in fault and "blank" in fault for fault in faults)
     assert any("task.max_source_length is 1" in fault for fault in faults)
+
+
+def test_pictures_are_not_judged_by_a_kind_that_cannot_be_read(with_fields: Change) -> None:
+    (fault,) = faults_of(with_fields({"task.kind": "images", "task.picture": {"size": 32}}))
+    assert fault.startswith("task.kind: 'images'; allowed: ")
+
+
+def test_a_list_of_the_wrong_length_is_not_missing(with_fields: Change) -> None:
+    picture = {"task.kind": "image_classification", "task.template": "{image}"}
+    (fault,) = faults_of(with_fields({**picture, "task.picture": {"mean": [0.5, 0.5]}}))
+    assert fault.startswith("task.picture.mean: [0.5, 0.5]; allowed: a list of 3 numbers")
 
 
 def test_label_values_are_not_judged_by_labels_that_cannot_be_read(with_fields: Change) -> None:

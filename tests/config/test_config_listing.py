@@ -13,7 +13,7 @@ from scalepet.config import RunConfig, check_config, fields_as_yaml, plain
 from scalepet.config.fields import NEEDED, documented, fields_of, walk
 from scalepet.config.loader import parse_yaml
 from scalepet.config.words import shown, words_of
-from scalepet.data import Source, Task
+from scalepet.data import Picture, Source, Task
 from scalepet.pet import METHODS
 
 LISTING = fields_as_yaml()
@@ -88,7 +88,7 @@ def test_what_is_needed_what_is_allowed_and_where_paths_start() -> None:
     assert "# name: head" in LISTING
 
 
-@pytest.mark.parametrize("section", [Task, Source])
+@pytest.mark.parametrize("section", [Task, Source, Picture])
 def test_docstrings_and_fields_agree(section: type) -> None:
     names = [field.name for field in dataclasses.fields(section)]
     assert list(documented(section.__doc__)) == names
@@ -136,6 +136,8 @@ def test_every_option_of_a_method_is_a_keyword() -> None:
         (Literal["a", "b", "c"], "a, b or c"),
         (Literal["off"] | Literal["on", "auto"], "off, on or auto"),
         (tuple[str, ...], "a list of texts"),
+        (tuple[float, float, float], "a list of 3 numbers"),
+        (tuple[Annotated[int, Gt(0)], ...], "a list of whole numbers from 1"),
         (dict[str, str | list[str]] | None, "fields with text or a list of texts each, or null"),
         (dict[str, Any], "fields with any value each"),
         (Sequence[Literal["q", "k", "v"]] | None, "a list of q, k or v, or null"),

@@ -44,7 +44,12 @@ def test_further_methods_keep_their_own_options(with_fields: Any) -> None:
     assert [method.name for method in config.method.all] == ["apet", "prompt", "bitfit"]
     assert config.method.names == "apet + prompt + bitfit"
     assert config.method.options == {"budget": 4096}
-    assert method_options(config.method.also[0]) == {"length": 5, "std": 0.1, "seed": 0}
+    assert method_options(config.method.also[0]) == {
+        "length": 5,
+        "std": 0.1,
+        "calibrated": False,
+        "seed": 0,
+    }
     assert method_options(config.method.also[1])["kinds"] == ("matrix", "norm")
 
 
@@ -133,7 +138,7 @@ def test_what_is_no_method_does_not_stand_twice(refuse: Refuse) -> None:
 def test_further_methods_have_none_of_their_own(refuse: Refuse, inner: Any) -> None:
     (fault,) = refuse({"method.also": [{**PROMPT, "also": inner}]})
     assert fault.startswith("method.also[0].also: no such option of the method prompt; ")
-    assert fault.endswith("allowed: length, std, seed")
+    assert fault.endswith("allowed: length, std, calibrated, seed")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
+import math
 from dataclasses import asdict, replace
 
 import pytest
 
-from scalepet.data import METRICS, Source, Task
+from scalepet.data import METRICS, Picture, Source, Task
 
 SOURCE = Source("csv", files={"train": "a.csv", "validation": "b.csv"})
 TASK = Task(
@@ -11,6 +12,9 @@ TASK = Task(
     template="{text}",
     target="label",
     labels=("no", "yes"),
+)
+PICTURES = Task(
+    kind="image_classification", source=Source("folder"), template="{photo}", target="label"
 )
 TRANSLATION = Task(kind="sequence_to_sequence", source=SOURCE, template="{en}", target="de")
 
@@ -31,7 +35,8 @@ def test_default_and_given_split_expressions() -> None:
 
 def test_a_task_is_a_plain_value() -> None:
     values = asdict(TASK)
-    assert Task(**values | {"source": Source(**values["source"])}) == TASK
+    inner = {"source": Source(**values["source"]), "picture": Picture(**values["picture"])}
+    assert Task(**values | inner) == TASK
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,35 @@ def test_each_fault_names_field_value_and_what_is_allowed(
     faults = replace(TASK, **change).faults()  # type: ignore[arg-type]
     assert len(faults) == 1, faults
     assert all(part in faults[0] for part in parts), faults[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"template": "see {image}"}, ["task.template 'see {image}'", "nothing else", '"{image}"']),
+        ({"template": "{image}{label}"}, ["task.template", "one column of pictures"]),
+        ({"template": "no column"}, ["task.template", "it names no column"]),
+        ({"labels": ("cat",)}, ["task.labels", "two"]),
+        ({"max_source_length": 64}, ["task.max_source_length 64 goes with kinds of texts"]),
+        ({"max_target_length": 1}, ["task.max_target_length 1 goes with kinds of texts"]),
+        ({"picture": Picture(size=0)}, ["task.picture.size is 0", "at least 1"]),
+        ({"picture": Picture(resize=223)}, ["task.picture.resize is 223", "at least 224"]),
+        ({"picture": Picture(mean=(0, math.nan, 0))}, ["task.picture.mean", "three numbers"]),
+        ({"picture": Picture(std=(1, 1))}, ["task.picture.std is [1, 1]"]),  # type: ignore[arg-type]
+        ({"picture": Picture(std=(1, 0, 1))}, ["task.picture.std is [1, 0, 1]", "above 0"]),
+    ],
+)
+def test_faults_of_a_task_of_pictures(change: dict[str, object], parts: list[str]) -> None:
+    (fault,) = replace(PICTURES, **change).faults()  # type: ignore[arg-type]
+    assert all(part in fault for part in parts), fault
+
+
+def test_what_a_task_of_pictures_knows() -> None:
+    assert PICTURES.faults() == replace(PICTURES, labels=("cat", "dog")).faults() == []
+    assert (PICTURES.picture_column, TASK.picture_column) == ("photo", None)
+    assert (PICTURES.has_classes, TASK.has_classes, TRANSLATION.has_classes) == (True, True, False)
+    (fault,) = replace(TASK, picture=Picture(size=32)).faults()
+    assert fault == "task.picture goes with kind image_classification, not 'classification'"
 
 
 @pytest.mark.parametrize("change", [{"labels": ("no", "yes")}, {"label_values": {1: "no"}}])

@@ -109,6 +109,7 @@ def answer(
     answerer = Answerer(
         labels=LABELS,
         loss_sum=partial(backbones.family_of(config).loss_sum, config=config),
+        class_scores=partial(backbones.class_scores, config=model.config),
         decode=decode,
         max_new_tokens=MAX_NEW_TOKENS,
         num_beams=num_beams,

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,9 @@ def test_tokens_per_second() -> None:
         seconds=1.5,
     )
     assert report.tokens_per_second == 20
+    assert report.speed == {"tokens_per_second": 20}
+    of_pictures = replace(report, num_tokens=0, num_pictures=6)
+    assert of_pictures.speed == {"pictures_per_second": 4}
 
 
 def start_engine(case: Case, folder: Path, loader: TrainLoader) -> tuple[engine.Engine, Any]:

@@ -229,6 +229,15 @@ class TestTwoRanks:
             assert_same(found, trained)
             assert {tensor.dtype for tensor in found.values()} == {torch.float32}
 
+    def test_masters_are_live_and_on_one_rank_each(self, case: str, ranks: Any) -> None:
+        for seen in ranks:
+            assert_same(part(seen, case, "mastered"), part(seen, case, "read"))
+            assert_same(part(seen, case, "mastered after a step"), part(seen, case, "stepped"))
+
+    def test_write_masters(self, case: str, ranks: Any) -> None:
+        for seen in ranks:
+            assert_same(part(seen, case, "rewritten"), part(seen, case, "read"))
+
     def test_read_after_a_step(self, case: str, ranks: Any, trained: dict[str, Tensor]) -> None:
         first, second = (part(seen, case, "stepped") for seen in ranks)
         assert_same(first, second)
@@ -358,21 +367,43 @@ def step(runner: Any, loss: Any) -> dict[str, Tensor]:
     return read
 
 
+def whole_of(masters: Any, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The masters of all ranks, each number from the one rank that has it."""
+    wholes = {}
+    for name, shard in masters.items():
+        assert shard.numbers.dtype == torch.float32
+        flat = torch.zeros(like[name].numel())
+        flat[shard.start : shard.start + len(shard.numbers)] = shard.numbers
+        count = torch.zeros(like[name].numel())
+        count[shard.start : shard.start + len(shard.numbers)] = 1
+        assert (dist.sum_over_ranks(count) == 1).all(), name
+        wholes[name] = dist.sum_over_ranks(flat).view(like[name].shape)
+    return wholes
+
+
 def work(case: str, folder: Path) -> dict[str, Tensor]:
     seen: dict[str, dict[str, Tensor]] = {}
     runner, loss = start(case, folder, seen)
     seen["read"] = runner.read_trained()
     seen |= look_at_shards(runner.module)
+    masters = runner.masters(seen["read"])
+    seen["mastered"] = whole_of(masters, seen["read"])
     seen["stepped"] = step(runner, loss)
+    seen["mastered after a step"] = whole_of(masters, seen["read"])
+    runner.write_masters(seen["read"])
+    seen["rewritten"] = runner.read_trained()
+    runner.write_masters(seen["stepped"])
     seen["stopped"] = step(runner, loss)
     seen["moments"] = runner.read_optimizer()
+    adam_steps = runner.read_adam_steps()
+    assert set(adam_steps.values()) == {2}, adam_steps
     seen["went on"] = step(runner, loss)
     whole = sum(int(shape.prod()) for shape in seen["shape in engine"].values())
     here = sum(parameter.numel() for parameter in runner.module.parameters())
     seen["sizes"] = {"whole": torch.tensor(whole), "here": torch.tensor(here)}
 
     again, loss = start(case, folder, {}, numbers=seen["stopped"])
-    again.restore(seen["stopped"], seen["moments"], num_steps=2, any_loss=loss)
+    again.restore(seen["stopped"], seen["moments"], adam_steps=adam_steps, any_loss=loss)
     seen["restored"], seen["restored moments"] = again.read_trained(), again.read_optimizer()
     again.set_learning_rate_factor(1.0)
     seen["resumed"] = step(again, loss)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from scalepet.errors import ConfigError
 from scalepet.experiments import Run, draw_curves, read_run
-from scalepet.experiments.curves import COLOURS, _apart, _look, _moving_mean, _short
+from scalepet.experiments.curves import _moving_mean
+from scalepet.experiments.style import COLOURS
 
 MakeRun = Callable[..., Path]
 METRIC = "eval/accuracy"
@@ -81,18 +82,6 @@ def test_what_cannot_be_drawn_is_refused(runs: list[Run], tmp_path: Path) -> Non
     assert not list(tmp_path.glob("curves*"))
 
 
-def test_labels_keep_their_distance_and_their_order() -> None:
-    assert _apart([10.0, 90.0, 50.0], gap=15, top=100) == [10, 90, 50]
-    assert _apart([50.0, 52.0], gap=10, top=100) == [46, 56]
-    assert _apart([99.0, 98.0, 0.0], gap=10, top=100) == [100, 90, 0]
-    assert _apart([1.0, 0.0, 12.0], gap=10, top=100) == [10, 0, 20]
-    crowd = [float(x) for x in np.random.default_rng(0).uniform(0, 100, 9)]
-    placed = _apart(crowd, gap=10, top=100)
-    assert np.array_equal(np.argsort(placed), np.argsort(crowd))
-    assert np.diff(sorted(placed)).min() >= 10 - 1e-9
-    assert min(placed) >= 0 and max(placed) <= 100 + 1e-9
-
-
 def test_a_moving_mean_starts_with_what_there_is() -> None:
     values = [float(x) for x in range(60)]
     mean = _moving_mean(values)
@@ -100,9 +89,3 @@ def test_a_moving_mean_starts_with_what_there_is() -> None:
     assert mean[-1] == 58.0
     assert _moving_mean([2.0, 4.0]) == [2.0, 4.0]
     assert _moving_mean([]) == []
-
-
-def test_looks_and_names_stay_apart() -> None:
-    assert len({_look(place) for place in range(4 * len(COLOURS))}) == 4 * len(COLOURS)
-    assert _short("x" * 32) == "x" * 32
-    assert len(_short("x" * 33)) == 32

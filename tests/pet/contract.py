@@ -84,6 +84,15 @@ ROWS: dict[str, Row] = {
     + of("ia3")
     + of("bitfit")
     + of("apet", budget=400, kinds=KINDS),
+    "calibrated prefix": of("prefix", length=3, calibrated=True),
+    "calibrated adapter + prompt": of(
+        "adapter", bottleneck=4, placement="parallel_attention", calibrated=True
+    )
+    + of("prompt", length=3, calibrated=True),
+    "calibrated lora + ia3 + bitfit + apet": of("lora", r=2, parts=("k", "v"), calibrated=True)
+    + of("ia3", calibrated=True)
+    + of("bitfit", calibrated=True)
+    + of("apet", budget=400, kinds=KINDS, calibrated=True),
 }
 
 NUM_CLASSES, NUM_EXAMPLES, NUM_STEPS = 3, 8, 4

@@ -103,3 +103,68 @@ def write_run(backbones_with_tokenizers: Path, colour_rows: Path) -> Callable[..
         return path
 
     return write
+
+
+STREAM_WORDS = ["red", "orange", "yellow", "blue", "cyan", "teal"]
+
+
+@pytest.fixture(scope="session")
+def stream_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train.jsonl and validation.jsonl: a sentence with a colour, and which one it is."""
+    folder, generator = tmp_path_factory.mktemp("stream"), random.Random(1)
+    for split, num_of_each in {"train": 11, "validation": 4}.items():
+        lines = []
+        for word in STREAM_WORDS * num_of_each:
+            words = generator.choices(FILLERS, k=generator.randint(2, 6))
+            words.insert(generator.randint(0, len(words)), word)
+            lines.append(json.dumps({"text": " ".join(words), "label": word}))
+        generator.shuffle(lines)
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_stream(backbones_with_tokenizers: Path, stream_rows: Path) -> Callable[..., Path]:
+    """``write_stream(folder, "t5", ...)``: a stream of three experiences as YAML, with some fields
+    replaced.
+    """
+
+    def write(folder: Path, family: str = "bert", **fields: Any) -> Path:
+        content: dict[str, Any] = {
+            "output": str(folder),
+            "precision": "fp32",
+            "backbone": {"path": str(backbones_with_tokenizers / family), "dropout": 0.0},
+            "stream": {
+                "num_tasks": 3,
+                "task": {
+                    "kind": "classification",
+                    "source": {
+                        "path": "json",
+                        "files": {s: str(stream_rows / f"{s}.jsonl") for s in ROW_COUNTS},
+                    },
+                    "template": "{text}",
+                    "target": "label",
+                    "max_source_length": 10,
+                    "max_target_length": 4,
+                },
+            },
+            "method": {"name": "lora", "r": 2, "parts": ["k", "v"]},
+            "lae": {"freeze_epochs": 0 if "t5" in family else 1, "offline": [{"travel": 0.4}]},
+            "train": {
+                "epochs": 3,
+                "batch_size": 8,
+                "micro_batch_size": 2,
+                "log_every": 1,
+                "learning_rate": 0.02,
+                "head_learning_rate": 0.02,
+            },
+        }
+        for field, value in fields.items():
+            nested = isinstance(value, dict) and isinstance(content.get(field), dict)
+            nested = nested and "name" not in value  # another method has other options
+            content[field] = {**content[field], **value} if nested else value
+        path = folder.with_suffix(".yaml")
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write

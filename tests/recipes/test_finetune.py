@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     config = write_run(folder, deepspeed=stage_before)
     killed = [sys.executable, str(KILLED)] if ranks_before == 1 else launch_two(str(KILLED))
     done = subprocess.run(
-        [*killed, "train", str(config)],
+        [*killed, "2", "train", str(config)],
         capture_output=True,
         timeout=240,
     )

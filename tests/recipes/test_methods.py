@@ -66,7 +66,7 @@ def test_a_moving_mask_is_resumed_where_it_was(write_run, tmp_path):
     run([*SCALEPET, "train", write_run(whole, method=MOVING)])
     config = write_run(broken, method=MOVING)
     done = subprocess.run(
-        [sys.executable, str(KILLED), "train", str(config)], capture_output=True, timeout=240
+        [sys.executable, str(KILLED), "2", "train", str(config)], capture_output=True, timeout=240
     )
     assert done.returncode not in (0, 2)
     run([*SCALEPET, "train", config, "--resume"])

@@ -159,6 +159,8 @@ def test_sites_are_those_of_the_model(backbone: str, tiny_backbones: Path) -> No
         {"name": "apet", "budget": "same-as:lora"},
         {"name": "apet", "budget": 400, "unit": "row"},
         {"name": "apet", "budget": 400, "operation": "mix"},
+        {"name": "apet", "budget": 400, "calibrated": True},
+        {"name": "prefix", "calibrated": True},
         {"name": "adapter"},
         {"name": "prefix"},
         {"name": "prompt"},

@@ -16,6 +16,9 @@ class Recorder:
     def log(self, step: int, values: Any, *, kind: str) -> None:
         self.calls.append((step, values, kind))
 
+    def picture(self, step: int, name: str, path: Path) -> None:
+        self.calls.append((step, name, path))
+
     def close(self) -> None:
         self.calls.append(("close",))
 
@@ -29,9 +32,24 @@ def test_all_trackers_get_all_records_and_are_closed() -> None:
         assert recorder.calls == [(1, {"loss": 2.0}, "train"), ("close",)]
 
 
+def test_all_trackers_get_all_pictures() -> None:
+    recorders = Recorder(), Recorder()
+    Trackers(recorders).picture(3, "stream/matrix", Path("matrix.png"))
+    assert [recorder.calls for recorder in recorders] == [
+        [(3, "stream/matrix", Path("matrix.png"))]
+    ] * 2
+
+
 def test_no_trackers_keep_nothing(tmp_path: Path) -> None:
     with Trackers() as trackers:
         trackers.log(1, {"loss": 2.0}, kind="train")
+        trackers.picture(1, "stream/matrix", tmp_path / "matrix.png")
+
+
+def test_records_hold_no_picture(tmp_path: Path) -> None:
+    with open_trackers(tmp_path) as trackers:
+        trackers.picture(1, "stream/matrix", tmp_path / "nowhere.png")
+    assert read_records(tmp_path / "metrics.jsonl") == []
 
 
 def test_a_run_keeps_jsonl_and_resumes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from scalepet.tracking import WandbTracker
 from scalepet.tracking.wandb import _usable_mode
@@ -50,6 +51,36 @@ def test_an_offline_run_is_written_and_its_id_survives(
         for part in (b"train/loss", b"eval/accuracy", b"apet-config-value", run_id.encode()):
             assert part in content
     assert not [record for record in caplog.records if record.name.startswith("scalepet")]
+
+
+def test_a_picture_goes_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "matrix.png"
+    Image.new("RGB", (4, 3), "red").save(path)
+    tracker = start(tmp_path / "run")
+    tracker.log(5, {"loss": 0.5}, kind="train")
+    tracker.picture(5, "stream/matrix", path)
+    path.unlink()  # what was sent is a copy
+    tracker.log(6, {"loss": 0.5}, kind="train")
+    tracker.close()
+    (sent,) = (tmp_path / "run").glob(
+        "wandb/offline-run-*/files/media/images/stream/matrix_5_*.png"
+    )
+    assert Image.open(sent).size == (4, 3)
+    (content,) = written(tmp_path / "run")
+    assert b"image-file" in content and sent.name.encode() in content
+    assert not [record for record in caplog.records if record.name.startswith("scalepet")]
+
+
+def test_a_picture_that_cannot_be_read_is_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = start(tmp_path)
+    with caplog.at_level(logging.WARNING, logger="scalepet"):
+        tracker.picture(1, "stream/matrix", tmp_path / "nowhere.png")
+        tracker.picture(2, "stream/matrix", tmp_path / "nowhere.png")
+        tracker.close()
+    assert len([record for record in caplog.records if record.name.startswith("scalepet")]) == 1
+    assert "wandb is off" in caplog.text
 
 
 def test_a_given_id_is_kept(tmp_path: Path) -> None:

@@ -1,0 +1,335 @@
+"""Continual learning: the whole story of a stream, from a config to a matrix of accuracies."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from scalepet import backbones, dist, engine
+from scalepet.config import StreamConfig, plain
+from scalepet.data import Batch, Results
+from scalepet.engine import Engine, RunState, StepReport
+from scalepet.errors import ScalepetError
+from scalepet.lae import Accumulation, Phase, phases_of, vote
+from scalepet.recipes import screen
+from scalepet.recipes.adapter import save_adapter
+from scalepet.recipes.learner import Carried, Learner, start_learner
+from scalepet.recipes.masks import saved_positions
+from scalepet.recipes.prepare_stream import PreparedStream, prepare_stream
+from scalepet.recipes.proof import Proof
+from scalepet.recipes.run_folder import ADAPTER, STATE, describe_run, write_result
+from scalepet.tracking import Trackers, open_trackers, track_steps
+
+ONLINE, ENSEMBLE = "online", "ensemble"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stream is.
+
+    Attributes:
+        experience: the one that is being learnt, from 0.
+        num_steps: optimizer steps done in it.
+    """
+
+    experience: int = 0
+    num_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """One more experience is learnt.
+
+    Attributes:
+        folder: the run folder, whose matrix.json holds the results by now.
+        num_steps: optimizer steps of the stream so far.
+    """
+
+    folder: Path
+    results: Results
+    num_steps: int
+    trackers: Trackers = field(repr=False)
+
+
+def learn_stream(config: StreamConfig, *, resume: bool, console: Console) -> Iterator[Learnt]:
+    """Learn a stream, and say so after each experience. Called on every rank, which are joined by
+    then, and gone through to its end.
+
+    Args:
+        resume: go on where the stream in the folder stopped; start where there is none.
+
+    Raises:
+        ScalepetError: on all ranks alike.
+    """
+    prepared = dist.together(lambda: prepare_stream(config, resume=resume))
+    state = _load(prepared)
+    progress = Progress(**state.progress["stream"]) if state else Progress()
+    results = _results_of(prepared, state)
+    if progress.experience == len(prepared.lessons):
+        if dist.is_main():
+            console.print(f"{config.output}: the stream has been learnt to its end")
+        return
+    learner = start_learner(prepared, state, index=progress.experience)
+    torch.manual_seed(config.seed + 1 + dist.rank())  # dropout is a rank's own
+    story = _Story(prepared, learner, console, results, state)
+    with _open_run(story, progress) as story.trackers:
+        started = time.perf_counter()
+        for index in range(progress.experience, len(prepared.lessons)):
+            if index > progress.experience:
+                learner.meet(index)
+            story.learn(index, start=progress.num_steps if index == progress.experience else 0)
+            num_steps = prepared.steps_before(index + 1)
+            yield Learnt(config.output, story.results, num_steps, story.trackers)
+    _conclude(story, seconds=time.perf_counter() - started)
+
+
+@dataclass
+class _Story:
+    """What goes through a stream from one experience to the next."""
+
+    prepared: PreparedStream
+    learner: Learner
+    console: Console
+    results: Results
+    state: RunState | None
+    trackers: Trackers = field(default_factory=Trackers)
+
+    def learn(self, index: int, *, start: int) -> None:
+        """One experience, from optimizer step ``start`` on, to its row of the matrix."""
+        lesson = self.prepared.lessons[index]
+        phases = phases_of(
+            index,
+            num_steps=lesson.num_steps,
+            freeze_epochs=self.prepared.config.lae.freeze_epochs,
+            steps_per_epoch=lesson.loader.steps_per_epoch,
+        )
+        carried = None
+        if self.state is not None and start:
+            carried = Carried(self.state.trained, self.state.moments, self.state.adam_steps)
+        for phase in (phase for phase in phases if phase.stop > start):
+            runner = self.learner.begin(index, phase, carried)
+            if self.state is not None:
+                engine.restore_random_states(self.state)
+                self.state = None
+            copies = self.learner.accumulate(runner, index, phase)
+            self._train(
+                runner, copies, index, dataclasses.replace(phase, start=max(start, phase.start))
+            )
+            self.learner.end(runner, copies, phase)
+            if phase.is_frozen:
+                carried = _carry(runner)
+                runner.close()
+        self._examine(runner, index)
+        self._save(runner, self.learner.offline, Progress(index + 1))
+        runner.close()
+
+    def _train(self, runner: Engine, copies: Accumulation, index: int, phase: Phase) -> None:
+        prepared, before = self.prepared, self.prepared.steps_before(index)
+        lesson, every = prepared.lessons[index], prepared.config.train.save_every
+        is_first = index == 0 and phase.start == 0
+        proof = self._proof(runner) if is_first else None
+        for report in self._steps(runner, index, phase):
+            copies.follow()
+            if not math.isfinite(report.loss):
+                raise ScalepetError(
+                    f"the loss is {report.loss} at step {report.num_steps} of {lesson.name};"
+                    " the last saved state is kept."
+                    " Try a smaller train.learning_rate, or precision: fp32"
+                )
+            if proof is not None:
+                proof.look(report.num_steps)
+            if report.num_steps % prepared.config.train.log_every == 0:
+                self.trackers.log(
+                    before + report.num_steps, _train_values(report, index), kind="train"
+                )
+            is_due = report.num_steps % (every or lesson.loader.steps_per_epoch) == 0
+            if is_due and report.num_steps < lesson.num_steps:
+                self._save(runner, copies.read(), Progress(index, report.num_steps))
+
+    def _steps(self, runner: Engine, index: int, phase: Phase) -> Iterator[StepReport]:
+        """The optimizer steps of a phase, under a progress bar."""
+        return track_steps(
+            self._each_step(runner, index, phase),
+            total=phase.stop,
+            start=phase.start,
+            describe=lambda report: {"loss": report.loss, "lr": report.learning_rate},
+            shown=dist.is_main(),
+            console=self.console,
+        )
+
+    def _each_step(self, runner: Engine, index: int, phase: Phase) -> Iterator[StepReport]:
+        lesson, train = self.prepared.lessons[index], self.prepared.config.train
+        loss_sum = self.prepared.loss_sum(index)
+        for step in itertools.islice(lesson.loader.steps(phase.start), phase.stop - phase.start):
+            factor = engine.learning_rate_factor(
+                train.schedule,
+                step.index,
+                num_steps=lesson.num_steps,
+                num_warmup_steps=round(train.warmup * lesson.num_steps),
+            )
+            yield engine.train_step(runner, step, loss_sum=loss_sum, learning_rate_factor=factor)
+
+    def _proof(self, runner: Engine) -> Proof:
+        lesson, plan = self.prepared.lessons[0], self.prepared.plan
+        batch = lesson.loader.step(0).micro_batches[0]
+        return Proof(
+            self.learner.method,
+            runner,
+            self.prepared.loss_sum(0),
+            engine.on_device(batch, runner.device),
+            plan.config.precision,
+        )
+
+    def _examine(self, runner: Engine, index: int) -> None:
+        """The accuracy of every expert on every experience so far, and what follows from it."""
+        row: dict[str, list[float]] = {}
+        for seen in range(index + 1):
+            for expert, accuracy in self._accuracies(runner, seen, index).items():
+                row.setdefault(expert, []).append(accuracy)
+        self.results = self.results.with_row(row)
+        num_steps, folder = self.prepared.steps_before(index + 1), self.prepared.config.output
+        summary = {f"eval/{name}": value for name, value in self.results.summary().items()}
+        self.trackers.log(num_steps, {"experience": index + 1, **summary}, kind="eval")
+        saved = self.learner.experts_to_save()
+        engine.on_main(lambda: self.results.write(folder))
+        for expert, tensors in saved.items():
+            engine.on_main(partial(self._save_adapter, expert, tensors, index))
+        if dist.is_main():
+            screen.show_row(self.console, self.prepared.lessons[index].name, self.results)
+
+    def _accuracies(self, runner: Engine, seen: int, index: int) -> dict[str, float]:
+        """Of every expert on one experience, among all classes up to ``index``."""
+        lesson = self.prepared.lessons[seen]
+        assert lesson.eval.classes is not None
+        right = torch.tensor(lesson.classes)[torch.from_numpy(lesson.eval.classes).long()]
+        with self.learner.as_experts(runner.device) as names:
+            found = engine.each_row(
+                runner.module,
+                lesson.eval,
+                partial(self._choose, runner, self.prepared.num_seen(index)),
+                micro_batch_size=self.prepared.config.evaluate.micro_batch_size,
+                pad_id=self.prepared.plan.pad_id,
+                device=runner.device,
+            )
+        answers = torch.tensor(found)
+        shares = (answers == right[:, None]).double().mean(0).tolist()
+        return dict(zip([*names, ENSEMBLE][: len(shares)], shares, strict=True))
+
+    def _choose(
+        self, runner: Engine, num_seen: int, batch: Batch, tensors: Mapping[str, Tensor]
+    ) -> list[list[int]]:
+        """The class that each expert chooses and, where there are several, all of them together."""
+        words = self.prepared.label_ids
+        scores = backbones.class_scores(
+            runner.module,
+            tensors,
+            None if words is None else words[:num_seen],
+            config=self.prepared.plan.model_config,
+        )
+        experts = backbones.members_of(scores)
+        chosen = [one.argmax(-1) for one in experts]
+        if len(experts) > 1:
+            chosen.append(vote(experts, self.prepared.config.lae.vote).argmax(-1))
+        rows: list[list[int]] = torch.stack(chosen, dim=1).tolist()
+        return rows
+
+    def _save_adapter(self, expert: str, tensors: Mapping[str, Tensor], index: int) -> None:
+        config = self.prepared.config
+        name = ADAPTER if expert == ONLINE else f"{ADAPTER}-{expert}"
+        save_adapter(
+            config.output / name,
+            self.prepared.plan_after(index),
+            tensors,
+            fixed=saved_positions(self.learner.method),
+            num_steps=self.prepared.steps_before(index + 1),
+            metrics=self.results.summary(),
+        )
+
+    def _save(self, runner: Engine, copies: Any, progress: Progress) -> None:
+        names = engine.trained_parameters(runner.module)
+        engine.save_run_state(
+            self.prepared.config.output / STATE,
+            runner,
+            progress={"stream": dataclasses.asdict(progress), "results": self.results.to_json()},
+            fingerprint=self.prepared.fingerprint,
+            fixed=self.learner.fixed(copies, names),
+        )
+
+
+def _carry(runner: Engine) -> Carried:
+    """The head and its optimizer, which go on while the method starts anew."""
+    return Carried(runner.read_trained(), runner.read_optimizer(), runner.read_adam_steps())
+
+
+def _load(prepared: PreparedStream) -> RunState | None:
+    if not prepared.has_state:
+        return None
+    folder = prepared.config.output / STATE
+    return dist.together(lambda: engine.load_run_state(folder, fingerprint=prepared.fingerprint))
+
+
+def _results_of(prepared: PreparedStream, state: RunState | None) -> Results:
+    if state is None:
+        return Results({lesson.name: lesson.eval.num_rows for lesson in prepared.lessons})
+    return Results.from_json(state.progress["results"], where=str(prepared.config.output / STATE))
+
+
+def _open_run(story: _Story, progress: Progress) -> Trackers:
+    """On rank 0: write what the run is, show it, and open its logs."""
+    if not dist.is_main():
+        return Trackers()
+    prepared, learner = story.prepared, story.learner
+    config = prepared.config
+    counts = learner.counts()
+    describe_run(config, counts=counts, majority=None)
+    done = prepared.steps_before(progress.experience) + progress.num_steps
+    screen.introduce_stream(
+        story.console, prepared, counts=counts, how=learner.loaded.how, resumed_at=done
+    )
+    last_step = done or -1
+    if config.wandb.mode == "off":
+        return open_trackers(config.output, last_step=last_step)
+    return open_trackers(
+        config.output,
+        last_step=last_step,
+        wandb_project=config.wandb.project,
+        mode=config.wandb.mode,
+        config=plain(config),
+    )
+
+
+def _train_values(report: StepReport, index: int) -> dict[str, float]:
+    return {
+        "loss": report.loss,
+        "lr": report.learning_rate,
+        "experience": index + 1,
+        "epoch": report.epoch,
+        "tokens_per_second": report.tokens_per_second,
+        "step_seconds": report.seconds,
+    }
+
+
+def _conclude(story: _Story, *, seconds: float) -> None:
+    """Write result.json and say what came out. All ranks together."""
+    peak_bytes = max(dist.all_gather_objects(engine.peak_memory_bytes()))
+    if not dist.is_main():
+        return
+    result = {
+        "metrics": story.results.summary(),
+        "num_steps": story.prepared.num_steps,
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak_bytes,
+    }
+    write_result(story.prepared.config.output, result)
+    screen.conclude_stream(story.console, story.prepared.config.output)

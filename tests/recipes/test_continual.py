@@ -1,0 +1,150 @@
+"""Streams through the command line: how they go on after a kill, at any world size, and what is
+refused.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from running import SCALEPET, read_losses, read_metrics, read_result, read_table, run
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
+
+KILLED = Path(__file__).with_name("killed.py")
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "tensors.safetensors")
+
+
+def read_matrix(folder: Path) -> dict[str, list[list[float]]]:
+    return json.loads((folder / "matrix.json").read_text())["experts"]
+
+
+@pytest.fixture(scope="module")
+def whole(write_stream, tmp_path_factory) -> Path:
+    """A stream that nobody has disturbed; dropout shows whether random states are kept."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run([*SCALEPET, "continual", write_stream(folder, backbone={"dropout": 0.1})])
+    return folder
+
+
+def test_it_leaves_the_matrix_the_adapters_and_the_figures(whole):
+    matrix = read_matrix(whole)
+    assert set(matrix) == {"online", "offline", "ensemble"}
+    assert [len(row) for row in matrix["ensemble"]] == [1, 2, 3]
+    result = read_result(whole)
+    assert result["metrics"]["ensemble/last_micro"] == pytest.approx(
+        sum(matrix["ensemble"][-1]) / 3
+    )
+    assert {"matrix.png", "curves.png"} < {path.name for path in whole.iterdir()}
+    assert (whole / "matrix.png").read_bytes().startswith(b"\x89PNG")
+    evaluations = {s: r for (kind, s), r in read_metrics(whole).items() if kind == "eval"}
+    assert [r["experience"] for r in evaluations.values()] == [1, 2, 3]
+    assert len(read_losses(whole)) == result["num_steps"] == 3 * 3 * 3
+    shown = run([*SCALEPET, "report", whole])
+    assert all(expert in shown for expert in matrix)
+
+
+def test_each_expert_is_an_adapter_that_answers_for_all_classes(whole):
+    for expert, folder in (("online", "adapter"), ("offline", "adapter-offline")):
+        scores = read_table(run([*SCALEPET, "evaluate", whole / folder]))
+        assert scores["accuracy"] == pytest.approx(
+            read_result(whole)["metrics"][f"{expert}/last_micro"], abs=1e-6
+        )
+
+
+# At the end of an experience, at the thaw, and in the epochs after it.
+@pytest.mark.parametrize("saves", [3, 4, 5])
+def test_a_killed_stream_goes_on_as_if_nothing_had_happened(saves, whole, write_stream, tmp_path):
+    broken = tmp_path / "broken"
+    config = write_stream(broken, backbone={"dropout": 0.1})
+    done = subprocess.run(
+        [sys.executable, str(KILLED), str(saves), "continual", str(config)],
+        capture_output=True,
+        timeout=240,
+    )
+    assert done.returncode not in (0, 2), done.stderr
+    run([*SCALEPET, "continual", config, "--resume"])
+    assert read_losses(broken) == read_losses(whole)
+    assert read_matrix(broken) == read_matrix(whole)
+    for name in ("state", "adapter", "adapter-offline"):
+        left, right = read_tensors(whole / name), read_tensors(broken / name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+
+
+def test_a_finished_stream_says_so(whole, write_stream):
+    before = read_metrics(whole)
+    shown = run([*SCALEPET, "continual", whole.with_suffix(".yaml"), "--resume"])
+    assert "has been learnt to its end" in shown
+    assert read_metrics(whole) == before
+
+
+def test_it_goes_on_at_another_world_size_and_stage(start, write_stream, tmp_path):
+    folders = [tmp_path / name for name in ("whole", "broken")]
+    run([*SCALEPET, "continual", write_stream(folders[0])])
+    config = write_stream(folders[1])
+    subprocess.run(
+        [sys.executable, str(KILLED), "5", "continual", str(config)],
+        capture_output=True,
+        timeout=240,
+    )
+    run([*start(2), "continual", config, "deepspeed=zero2", "--resume"])
+    assert read_losses(folders[1]) == pytest.approx(read_losses(folders[0]), abs=2e-6)
+    assert read_matrix(folders[1]) == read_matrix(folders[0])
+
+
+def test_several_orders_are_reported_with_their_deviation(write_stream, tmp_path):
+    config = write_stream(tmp_path / "orders", train={"epochs": 2})
+    run([*SCALEPET, "continual", config, "--orders", "2"])
+    names = [
+        list(
+            json.loads((tmp_path / "orders" / f"order-{n}" / "matrix.json").read_text())["num_rows"]
+        )
+        for n in (0, 1)
+    ]
+    assert names[0] != names[1]
+    shown = run([*SCALEPET, "report", tmp_path / "orders"])
+    assert "±" in shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"lae": {"freeze_epochs": 3}}, "lae.freeze_epochs: 3; allowed: less than train.epochs, 3"),
+        ({"lae": {"offline": [{"alpha": 1.0}]}}, "lae.offline"),
+        ({"lae": {"offline": [{"alpha": -0.1}]}}, "lae.offline"),
+        ({"lae": {"offline": [{}]}}, "allowed: one of them"),
+        ({"lae": {"offline": [{"alpha": 0.5, "travel": 0.5}]}}, "allowed: one of them"),
+        ({"lae": {"vote": "median"}}, "lae.vote: 'median'; allowed: max or mean"),
+        ({"method": {"name": "full"}}, "which trains the backbone itself"),
+        ({"method": {"name": "head"}}, "which trains nothing"),
+        ({"method": {"name": "apet", "budget": 50, "move_every": 2}}, "method.move_every: 2"),
+        ({"stream": {"num_tasks": 4}}, "stream.num_tasks"),
+        ({"lae": {"joint": True}}, "lae.joint: true with 1 offline copies"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_loads(fields, expected, write_stream, tmp_path):
+    config = write_stream(tmp_path / "bad", **fields)
+    said = run([*SCALEPET, "continual", config], code=2)
+    assert expected in said and "Traceback" not in said
+    assert not (tmp_path / "bad" / "metrics.jsonl").exists()
+
+
+def test_another_stream_does_not_go_on(whole):
+    said = run(
+        [*SCALEPET, "continual", whole.with_suffix(".yaml"), "--resume", "stream.seed=1"], code=2
+    )
+    assert "stream was" in said and "a run goes on as it began" in said
+
+
+def test_a_t5_has_no_head_that_could_learn_alone(write_stream, tmp_path):
+    config = write_stream(tmp_path / "bad", "t5", lae={"freeze_epochs": 1})
+    assert "has no head that could learn alone" in run([*SCALEPET, "continual", config], code=2)
