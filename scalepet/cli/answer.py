@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scalepet.cli.arguments import Adapter, Also, OtherWeights, Overrides
+from scalepet.cli.arguments import Adapter, Also, OtherWeights, Overrides, Together
 from scalepet.cli.voice import is_main, quiet_libraries
 from scalepet.errors import ConfigError
 
@@ -16,6 +16,7 @@ def evaluate(
     adapter: Adapter,
     overrides: Overrides = None,
     also: Also = None,
+    vote: Together = None,
     other_weights: OtherWeights = False,
 ) -> None:
     """Score a saved adapter on the evaluation rows of its task.
@@ -23,6 +24,7 @@ def evaluate(
     \b
     scalepet evaluate runs/first
     scalepet evaluate runs/first --also runs/second
+    scalepet evaluate runs/stream --also runs/stream/adapter-offline --vote max
     scalepet evaluate runs/first task.source.files.validation=other.csv
     """
     from scalepet.config import read_overrides
@@ -31,10 +33,10 @@ def evaluate(
     changes = read_overrides(overrides or ())
     quiet_libraries()
     folders = [adapter, *(also or ())]
-    scores = evaluate_adapters(folders, overrides=changes, other_weights=other_weights)
+    scores = evaluate_adapters(folders, overrides=changes, other_weights=other_weights, vote=vote)
     if not is_main():
         return
-    if also:
+    if len(scores) > 1:
         typer.echo("\t".join(["metric", *map(str, folders)]))
     for name in dict.fromkeys(name for one in scores for name in one):
         values = [f"{one[name]:.6g}" if name in one else "-" for one in scores]
@@ -65,6 +67,7 @@ def predict(
         ),
     ] = None,
     also: Also = None,
+    vote: Together = None,
     other_weights: OtherWeights = False,
 ) -> None:
     """Answer texts with a saved adapter.
@@ -91,6 +94,7 @@ def predict(
         file=rows,
         overrides=changes,
         other_weights=other_weights,
+        vote=vote,
     )
     if not is_main():
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,15 @@ Also = Annotated[
         "--also",
         metavar="ADAPTER",
         help="A further adapter of the same backbone, which is loaded once; may be given often.",
+        show_default=False,
+    ),
+]
+Together = Annotated[
+    Literal["max", "mean"] | None,
+    typer.Option(
+        "--vote",
+        help="Let the adapters decide together, by the largest or the mean of their probabilities;"
+        " in one walk over the backbone.",
         show_default=False,
     ),
 ]

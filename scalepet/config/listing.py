@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel
 
 from scalepet.config.fields import NEEDED, Field, Trail, fields_of
 from scalepet.config.models import DEFAULT_EPOCHS, DEFAULT_METHOD, MethodConfig, RunConfig, Setup
@@ -28,6 +29,7 @@ _EXAMPLES: dict[str, Any] = {
     "task.source.files": {"train": "train.csv", "validation": "held_out.csv"},
     "task.template": "Input: {text} Output: ",
     "task.target": "label",
+    "stream.name": "standard-cl-1",
     "method.budget": 4096,
     "train.epochs": DEFAULT_EPOCHS,
 }
@@ -84,7 +86,9 @@ def _option_lines() -> Iterator[str]:
 
 def _field_lines(field: Field, trail: Trail, *, width: int = _WIDTH) -> Iterator[str]:
     is_needed = field.default is NEEDED
-    value = _EXAMPLES.get(".".join(trail), None if is_needed else field.default)
+    value = None if is_needed else field.default
+    if value is None:
+        value = _EXAMPLES.get(".".join(trail))
     meaning = _MEANINGS.get(".".join(trail), field.meaning)
     words = words_of(field.kind)
     if not any(word in words for word in _TELLS_NOTHING) and not _says(meaning, field.kind, words):
@@ -116,6 +120,10 @@ def _indent(trail: Trail) -> str:
 
 def _flow(value: Any) -> str:
     """A value in one line of YAML."""
-    value = list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        value = [
+            one.model_dump(exclude_none=True) if isinstance(one, BaseModel) else one
+            for one in value
+        ]
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
     return text.removesuffix("\n").removesuffix("\n...")

@@ -101,12 +101,13 @@ class StreamSpec:
         root: for a name, instead of the hub: a folder with a folder for each hub id (and
             subset), "/" replaced by "__", as in aps__super_glue__cb; each made by
             ``save_to_disk``, or with data files in it.
-        task: one classification data set, whose classes come in portions.
+        task: one classification data set, whose classes come in portions; with the fields of a
+            task that ``scalepet train --fields`` shows.
         num_tasks: number of portions; the first ones have a class more where it does not
             divide the classes.
         class_order: label words of the divided data set in the order in which they arrive;
             empty: drawn by the seed.
-        tasks: classification data sets, one after another.
+        tasks: classification data sets, one after another, each with the fields of a task.
         seed: of the order of classes in portions, and of the rows that are kept.
         shared_labels: with tasks: a label word that stands in several tasks is one class.
         skip_blank: leave out rows with an empty column of the template; else they are refused.

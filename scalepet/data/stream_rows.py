@@ -153,7 +153,7 @@ def _load(member: Member) -> DataSet:
     task = member.task
     for split in SPLITS:
         with faults.noted():
-            rows[split] = load_split(task.source, split)
+            rows[split] = load_split(task.source, split, pictures=task.picture_column)
             check_columns(rows[split], [*task.source_columns, task.target])
     faults.raise_any()
     if not task.labels:

@@ -9,7 +9,7 @@ from scalepet.engine.ds_config import (
     shipped_names,
     zero_stage,
 )
-from scalepet.engine.evaluate import Answerer, Answers, answer_all, each_row
+from scalepet.engine.evaluate import Answerer, Answers, Track, answer_all, each_row
 from scalepet.engine.files import read_folder, write_folder
 from scalepet.engine.loop import LossSum, StepReport, on_device, train_step
 from scalepet.engine.parameters import (
@@ -51,6 +51,7 @@ __all__ = [
     "RunState",
     "Schedule",
     "StepReport",
+    "Track",
     "answer_all",
     "building_into_shards",
     "compose_ds_config",

@@ -21,6 +21,7 @@ from scalepet.backbones import building_under, full_shape
 from scalepet.engine.ds_config import zero_stage
 from scalepet.engine.parameters import shard_of, trained_parameters, write_whole
 from scalepet.engine.processes import quiet_deepspeed
+from scalepet.engine.transit import rounding_frozen_only
 
 
 @contextlib.contextmanager
@@ -51,7 +52,8 @@ def untrained(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
-    engine, *_ = deepspeed.initialize(model=model, config=dict(ds_config))
+    with rounding_frozen_only(model, ds_config, trained=trained):
+        engine, *_ = deepspeed.initialize(model=model, config=dict(ds_config))
     try:
         yield
         # A backward that stops at the frozen lowest layers leaves their weights gathered.
@@ -130,12 +132,13 @@ class Engine:
         )
         self.stage = zero_stage(ds_config)
         self.num_micro_batches = int(ds_config["gradient_accumulation_steps"])
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=self._adamw,
-            model_parameters=list(trained.values()),
-            config=dict(ds_config),
-        )
+        with rounding_frozen_only(model, ds_config, trained=trained.values()):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=model,
+                optimizer=self._adamw,
+                model_parameters=list(trained.values()),
+                config=dict(ds_config),
+            )
 
     @property
     def module(self) -> nn.Module:

@@ -7,13 +7,13 @@ Source: "A Unified Continual Learning Framework with General Parameter-Efficient
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from scalepet.backbones import EnsembleTensor, shadowed
+from scalepet.backbones import EnsembleTensor, members_of, shadowed
 
 Vote = Literal["max", "mean"]
 VOTES: tuple[Vote, ...] = get_args(Vote)
@@ -61,3 +61,13 @@ def vote(log_probabilities: Sequence[Tensor], how: Vote) -> Tensor:
     """
     probabilities = torch.stack([one.softmax(-1) for one in log_probabilities])
     return probabilities.amax(0) if how == "max" else probabilities.mean(0)
+
+
+def voted(class_scores: Callable[..., Tensor], how: Vote) -> Callable[..., Tensor]:
+    """The same scores, but of all experts together: log-probabilities, (rows, classes)."""
+
+    def together(*args: Any, **kwargs: Any) -> Tensor:
+        votes = vote(members_of(class_scores(*args, **kwargs)), how)
+        return (votes / votes.sum(-1, keepdim=True)).log()
+
+    return together

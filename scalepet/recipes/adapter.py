@@ -20,7 +20,7 @@ from scalepet.config import RunConfig, check_config, plain
 from scalepet.data import Task
 from scalepet.errors import CheckpointError
 from scalepet.pet import POSITIONS
-from scalepet.recipes.masks import with_saved_positions
+from scalepet.recipes.masks import saved_positions, with_saved_positions
 
 FORMAT = 1
 _NEEDED = ("config", "labels", "method", "backbone_fingerprint")
@@ -97,6 +97,12 @@ class Adapter:
     folder: Path
     plan: Plan
     tensors: Mapping[str, Tensor]
+
+    @property
+    def positions(self) -> dict[str, bytes]:
+        """The saved positions of its mask, to compare; none where the options give them."""
+        saved = saved_positions(self.plan.method)
+        return {name: tensor.numpy().tobytes() for name, tensor in saved.items()}
 
 
 def open_adapter(

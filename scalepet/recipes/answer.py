@@ -5,6 +5,8 @@ With or without DeepSpeed.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from scalepet import backbones, build, data, dist, engine
@@ -22,6 +25,8 @@ from scalepet.build import Plan
 from scalepet.data import Examples, Rows, Source, Task
 from scalepet.engine import Answers
 from scalepet.errors import CheckpointError, ConfigError, Faults
+from scalepet.lae import Vote, experts, voted
+from scalepet.recipes import screen
 from scalepet.recipes.adapter import Adapter, load_adapter, open_adapter
 
 
@@ -31,21 +36,30 @@ class Ready:
 
     Attributes:
         is_sharded: every forward takes all ranks.
+        console: where the progress is shown.
+        vote: how several adapters that are on it decide together.
     """
 
     plan: Plan
     model: nn.Module
     device: torch.device
     is_sharded: bool
+    console: Console
+    vote: Vote | None = None
 
     def answer(self, encoded: Examples) -> Answers:
+        answerer = build.answerer_of(self.plan, all_ranks_together=self.is_sharded)
+        if self.vote is not None:
+            scores = voted(answerer.class_scores, self.vote)
+            answerer = dataclasses.replace(answerer, class_scores=scores)
         return engine.answer_all(
             self.model,
             encoded,
-            build.answerer_of(self.plan, all_ranks_together=self.is_sharded),
+            answerer,
             micro_batch_size=self.plan.config.evaluate.micro_batch_size,
             pad_id=self.plan.pad_id,
             device=self.device,
+            track=screen.bar(self.console),
         )
 
     def score(self, encoded: Examples) -> dict[str, float]:
@@ -78,24 +92,42 @@ class Wearer:
     loaded: Loaded
     ds_config: Mapping[str, Any]
     device: torch.device
+    vote: Vote | None
 
     def wearing(self) -> Iterator[Ready]:
-        """The backbone with each adapter in turn; each is taken off before the next one comes."""
+        """The backbone with each adapter in turn; each is taken off before the next one comes. Or
+        once, with all of them, where they vote.
+        """
         model, is_sharded = self.loaded.model, engine.zero_stage(self.ds_config) == 3
-        for adapter in self.adapters:
+        console = Console(stderr=True)  # what is asked for goes to stdout
+        for adapter in self.adapters if self.vote is None else self.adapters[:1]:
             with backbones.recording_additions(model) as additions:
                 build.attach(adapter.plan.method, self.loaded)
             dist.together(partial(load_adapter, model, adapter))
-            with engine.untrained(model, self.ds_config, self.device):
-                yield Ready(adapter.plan, model, self.device, is_sharded)
+            with engine.untrained(model, self.ds_config, self.device), self._all_on():
+                yield Ready(adapter.plan, model, self.device, is_sharded, console, self.vote)
             backbones.detach(model, additions)
+
+    def _all_on(self) -> contextlib.AbstractContextManager[None]:
+        if self.vote is None:
+            return contextlib.nullcontext()
+        tensors = [adapter.tensors for adapter in self.adapters]
+        return experts(self.loaded.model, tensors, device=self.device)
 
 
 @contextmanager
 def wearer_of(
-    folders: Sequence[Path], *, overrides: Mapping[str, Any], other_weights: bool = False
+    folders: Sequence[Path],
+    *,
+    overrides: Mapping[str, Any],
+    other_weights: bool = False,
+    vote: Vote | None = None,
 ) -> Iterator[Wearer]:
     """The backbone of one or more adapters.
+
+    Args:
+        vote: let all adapters decide together, each of which has learnt the same classes with the
+            same method.
 
     Raises:
         ScalepetError: as ``open_adapter``, or they are not of one backbone; on all ranks alike.
@@ -103,10 +135,12 @@ def wearer_of(
     launched = engine.is_launched()
     device = engine.join_processes() if launched else engine.pick_device()
     adapters = dist.together(lambda: _open_all(folders, overrides, other_weights))
+    if vote is not None:
+        dist.together(lambda: _check_voters(adapters))
     plan = adapters[0].plan
     ds_config = build.ds_config_for_answers(plan) if launched else {}
     loaded = dist.together(lambda: build.load_backbone(plan, ds_config))
-    yield Wearer(adapters, loaded, ds_config, device)
+    yield Wearer(adapters, loaded, ds_config, device, vote)
     engine.leave_processes()
 
 
@@ -143,6 +177,33 @@ def _differences(first: Adapter, other: Adapter) -> Iterator[str]:
     ):
         if one != two:
             yield f"{other.folder}: {what} {two}, but {first.folder}: {one}; allowed: the same"
+
+
+def _check_voters(adapters: Sequence[Adapter]) -> None:
+    """Raises CheckpointError where adapters cannot decide together."""
+    first = adapters[0]
+    faults = []
+    if len(adapters) < 2:
+        faults.append(f"--vote with {first.folder} alone; allowed: two adapters or more (--also)")
+    if not first.plan.task.labels:
+        faults.append(f"--vote: {first.folder} writes text; allowed: adapters that choose a class")
+    for other in adapters[1:]:
+        for what, one, two in (
+            ("method", first.plan.method.record(), other.plan.method.record()),
+            ("classes", first.plan.task.labels, other.plan.task.labels),
+        ):
+            if one != two:
+                faults.append(
+                    f"--vote: {other.folder}: {what} {two}, but {first.folder}: {one};"
+                    " allowed: the same"
+                )
+        if other.positions != first.positions:
+            faults.append(
+                f"--vote: the mask of {other.folder} has other positions than that of"
+                f" {first.folder}; allowed: the same"
+            )
+    if faults:
+        raise CheckpointError(faults)
 
 
 def evaluate_adapters(folders: Sequence[Path], **options: Any) -> list[dict[str, float]]:

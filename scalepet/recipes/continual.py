@@ -6,11 +6,10 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -79,19 +78,20 @@ def learn_stream(config: StreamConfig, *, resume: bool, console: Console) -> Ite
     if progress.experience == len(prepared.lessons):
         if dist.is_main():
             console.print(f"{config.output}: the stream has been learnt to its end")
+        yield Learnt(config.output, results, prepared.num_steps, Trackers())
         return
     learner = start_learner(prepared, state, index=progress.experience)
     torch.manual_seed(config.seed + 1 + dist.rank())  # dropout is a rank's own
     story = _Story(prepared, learner, console, results, state)
     with _open_run(story, progress) as story.trackers:
-        started = time.perf_counter()
         for index in range(progress.experience, len(prepared.lessons)):
             if index > progress.experience:
                 learner.meet(index)
             story.learn(index, start=progress.num_steps if index == progress.experience else 0)
             num_steps = prepared.steps_before(index + 1)
             yield Learnt(config.output, story.results, num_steps, story.trackers)
-    _conclude(story, seconds=time.perf_counter() - started)
+    if dist.is_main():
+        screen.conclude_stream(console, config.output)
 
 
 @dataclass
@@ -104,6 +104,7 @@ class _Story:
     results: Results
     state: RunState | None
     trackers: Trackers = field(default_factory=Trackers)
+    started: float = field(default_factory=time.perf_counter)
 
     def learn(self, index: int, *, start: int) -> None:
         """One experience, from optimizer step ``start`` on, to its row of the matrix."""
@@ -131,6 +132,8 @@ class _Story:
                 carried = _carry(runner)
                 runner.close()
         self._examine(runner, index)
+        if index + 1 == len(self.prepared.lessons):
+            self._conclude()
         self._save(runner, self.learner.offline, Progress(index + 1))
         runner.close()
 
@@ -221,6 +224,7 @@ class _Story:
                 micro_batch_size=self.prepared.config.evaluate.micro_batch_size,
                 pad_id=self.prepared.plan.pad_id,
                 device=runner.device,
+                track=screen.bar(self.console),
             )
         answers = torch.tensor(found)
         shares = (answers == right[:, None]).double().mean(0).tolist()
@@ -256,7 +260,20 @@ class _Story:
             metrics=self.results.summary(),
         )
 
-    def _save(self, runner: Engine, copies: Any, progress: Progress) -> None:
+    def _conclude(self) -> None:
+        """Write result.json. All ranks together."""
+        peak_bytes = max(dist.all_gather_objects(engine.peak_memory_bytes()))
+        result = {
+            "metrics": self.results.summary(),
+            "num_steps": self.prepared.num_steps,
+            "seconds": round(time.perf_counter() - self.started, 3),
+            "peak_memory_bytes": peak_bytes,
+        }
+        engine.on_main(lambda: write_result(self.prepared.config.output, result))
+
+    def _save(
+        self, runner: Engine, copies: Sequence[Mapping[str, Tensor]], progress: Progress
+    ) -> None:
         names = engine.trained_parameters(runner.module)
         engine.save_run_state(
             self.prepared.config.output / STATE,
@@ -315,21 +332,6 @@ def _train_values(report: StepReport, index: int) -> dict[str, float]:
         "lr": report.learning_rate,
         "experience": index + 1,
         "epoch": report.epoch,
-        "tokens_per_second": report.tokens_per_second,
+        **report.speed,
         "step_seconds": report.seconds,
     }
-
-
-def _conclude(story: _Story, *, seconds: float) -> None:
-    """Write result.json and say what came out. All ranks together."""
-    peak_bytes = max(dist.all_gather_objects(engine.peak_memory_bytes()))
-    if not dist.is_main():
-        return
-    result = {
-        "metrics": story.results.summary(),
-        "num_steps": story.prepared.num_steps,
-        "seconds": round(seconds, 3),
-        "peak_memory_bytes": peak_bytes,
-    }
-    write_result(story.prepared.config.output, result)
-    screen.conclude_stream(story.console, story.prepared.config.output)

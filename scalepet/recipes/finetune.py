@@ -60,7 +60,7 @@ def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
     started = time.perf_counter()
     with trackers:
         if progress.num_steps == 0:
-            scores = _evaluate(prepared, runner)
+            scores = _evaluate(prepared, runner, console)
             trackers.log(0, scores, kind="eval")
         mover = MaskMover(method, runner, num_steps=prepared.num_steps)
         proof = _proof(prepared, runner, method) if progress.num_steps == 0 else None
@@ -77,7 +77,7 @@ def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
                 trackers.log(report.num_steps, _train_values(report), kind="train")
             if not _is_evaluated(prepared, report.num_steps):
                 continue
-            scores = _evaluate(prepared, runner)
+            scores = _evaluate(prepared, runner, console)
             trackers.log(report.num_steps, scores, kind="eval")
             progress = _judge(prepared, mover, progress, scores, report.num_steps)
             engine.save_run_state(
@@ -243,9 +243,9 @@ def _is_evaluated(prepared: Prepared, num_steps: int) -> bool:
     return num_steps % every == 0 or num_steps == prepared.num_steps
 
 
-def _evaluate(prepared: Prepared, runner: Engine) -> dict[str, float]:
+def _evaluate(prepared: Prepared, runner: Engine, console: Console) -> dict[str, float]:
     """Scores of the evaluation split as ``eval/accuracy`` and so on, the same on every rank."""
-    ready = Ready(prepared.plan, runner.module, runner.device, runner.is_sharded)
+    ready = Ready(prepared.plan, runner.module, runner.device, runner.is_sharded, console)
     return {f"eval/{name}": value for name, value in ready.score(prepared.eval).items()}
 
 

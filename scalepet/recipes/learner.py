@@ -185,7 +185,7 @@ class Learner:
             if self.spans
         }
 
-    def fixed(self, copies: Sequence[Wholes], trained: Iterable[str]) -> Wholes:
+    def fixed(self, copies: Sequence[Mapping[str, Tensor]], trained: Iterable[str]) -> Wholes:
         """What a saved state needs besides what is trained at that moment. All ranks together."""
         trained = set(trained)
         resting = {name: whole for name, whole in self.online.items() if name not in trained}

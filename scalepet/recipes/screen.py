@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from scalepet import dist, engine
+from scalepet.data import Batch
+from scalepet.engine import Track
 from scalepet.recipes.adapter import question
 from scalepet.recipes.run_folder import ADAPTER
+from scalepet.tracking import track_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +22,16 @@ if TYPE_CHECKING:
     from scalepet.data import Results
     from scalepet.recipes.prepare import Prepared
     from scalepet.recipes.prepare_stream import PreparedStream
+
+
+def bar(console: Console) -> Track:
+    """A progress bar for the batches of an evaluation, where someone looks."""
+
+    def track(batches: Iterable[Batch], total: int) -> Iterable[Batch]:
+        shown = dist.is_main() and console.is_terminal
+        return track_steps(batches, total=total, shown=shown, console=console)
+
+    return track
 
 
 def introduce(

@@ -63,9 +63,25 @@ def test_members_that_part_ways_are_no_single_answer() -> None:
         ensemble.item()
 
 
-def test_an_ensemble_does_not_go_into_a_plain_tensor() -> None:
-    with pytest.raises(Exception):  # noqa: B017 (whatever torch says: it must not pass)
-        draw(4, 6).copy_(EnsembleTensor([draw(4, 6), draw(4, 6)])).item()
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda plain, ensemble: plain.copy_(ensemble),
+        lambda plain, ensemble: plain.add_(ensemble),
+        lambda plain, ensemble: torch.mul(ensemble, 2.0, out=plain),
+    ],
+)
+@torch.no_grad()
+def test_an_ensemble_does_not_go_into_a_plain_tensor(write: Callable[..., Any]) -> None:
+    with pytest.raises(AssertionError, match="into a plain tensor"):
+        write(draw(4, 6), EnsembleTensor([draw(4, 6), draw(4, 6)]))
+
+
+@torch.no_grad()
+def test_ensembles_of_two_sizes_do_not_meet() -> None:
+    two, three = (EnsembleTensor([draw(4)] * size) for size in (2, 3))
+    with pytest.raises(AssertionError, match="ensembles of . and of . members meet"):
+        two + three
 
 
 def test_functions_that_torch_does_not_know_are_done_apart() -> None:

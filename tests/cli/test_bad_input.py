@@ -36,7 +36,11 @@ BAD_FIELDS: list[tuple[str, Any, list[str]]] = [
     ("backbone.checkpoint_activations", "perhaps", ["'perhaps'", "true or false"]),
     ("task", GONE, ["missing", "kind, source, template, target"]),
     ("task", [], ["[]", "kind, source, template"]),
-    ("task.kind", "regression", ["'regression'", "classification or sequence_to_sequence"]),
+    (
+        "task.kind",
+        "regression",
+        ["'regression'", "classification, sequence_to_sequence or image_classification"],
+    ),
     ("task.source", GONE, ["missing", "path, subset, files, splits"]),
     ("task.source.path", GONE, ["missing", "a hub id"]),
     ("task.source", {"path": ""}, ["path is empty", "a hub id"]),

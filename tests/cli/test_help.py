@@ -13,7 +13,18 @@ import yaml
 from scalepet.cli.app import app
 from scalepet.config import check_config, fields_as_yaml
 
-COMMANDS = ("train", "evaluate", "predict", "export", "import", "plan", "report", "bench", "assets")
+COMMANDS = (
+    "train",
+    "continual",
+    "evaluate",
+    "predict",
+    "export",
+    "import",
+    "plan",
+    "report",
+    "bench",
+    "assets",
+)
 HEAVY = (
     "torch",
     "transformers",

@@ -9,7 +9,14 @@ from typing import Annotated, Any, Literal
 import pytest
 from annotated_types import Gt
 
-from scalepet.config import RunConfig, check_config, fields_as_yaml, plain
+from scalepet.config import (
+    RunConfig,
+    StreamConfig,
+    check_config,
+    check_stream_config,
+    fields_as_yaml,
+    plain,
+)
 from scalepet.config.fields import NEEDED, documented, fields_of, walk
 from scalepet.config.loader import parse_yaml
 from scalepet.config.words import shown, words_of
@@ -51,10 +58,27 @@ def test_the_listing_is_a_config_that_holds_every_field_and_its_default() -> Non
     assert content["method"].keys() - {"name", "also"} == fields_of(METHODS["apet"]).keys()
 
 
-def test_the_listing_fits_a_terminal_and_has_no_open_end() -> None:
-    assert max(map(len, LISTING.splitlines())) <= 80
-    assert LISTING.endswith("\n")
-    assert not any(line != line.rstrip() for line in LISTING.splitlines())
+def test_the_listing_of_a_stream_is_one_too() -> None:
+    content = parse_yaml(fields_as_yaml(StreamConfig))
+    needed = {
+        "output": content["output"],
+        "backbone": {"path": content["backbone"]["path"]},
+        "stream": {"name": content["stream"]["name"]},
+        "method": {"budget": content["method"]["budget"]},
+    }
+    left, right = (
+        check_stream_config(one).model_dump(exclude={"method"}) for one in (content, needed)
+    )
+    assert left == right
+    assert {"train", "lae", "stream"} < content.keys()
+
+
+@pytest.mark.parametrize("kind", [RunConfig, StreamConfig])
+def test_the_listing_fits_a_terminal_and_has_no_open_end(kind: Any) -> None:
+    listing = fields_as_yaml(kind)
+    assert max(map(len, listing.splitlines())) <= 80
+    assert listing.endswith("\n")
+    assert not any(line != line.rstrip() for line in listing.splitlines())
 
 
 def test_every_field_is_explained() -> None:

@@ -332,12 +332,33 @@ class TestCompose:
 
 
 @pytest.mark.parametrize("stage", [0, 2])
-def test_offloaded_weights_below_stage_3_are_refused(stage):
-    zero = {"stage": stage, "offload_param": {"device": "cpu"}}
-    with pytest.raises(
-        ConfigError, match=f"offload_param is .* at stage {stage}.*allowed: stage 3"
-    ):
-        read_ds_file({"zero_optimization": zero})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("offload_param", {"device": "cpu"}),
+        ("zero_hpz_partition_size", 8),
+        ("zero_quantized_weights", True),
+    ],
+)
+def test_what_only_stage_3_does_is_refused_below_it(stage, name, value, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    (fault,) = zero_faults_of(stage=stage, **{name: value})
+    assert f"{name} is {value!r} at stage {stage}" in fault and "allowed: stage 3" in fault
+
+
+def test_what_only_stage_3_does_may_be_off_below_it():
+    off = {"offload_param": None, "zero_hpz_partition_size": 1, "zero_quantized_weights": False}
+    read_ds_file({"zero_optimization": {"stage": 2, **off}})
+
+
+@pytest.mark.parametrize("name", ["zero_quantized_weights", "zero_quantized_gradients"])
+def test_int8_in_transit_needs_a_cuda_device(name, monkeypatch):
+    content = {"zero_optimization": {"stage": 3, name: True}}
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (fault,) = faults_of(content)
+    assert f"zero_optimization.{name} is True" in fault and "no CUDA device" in fault
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert read_ds_file(content) == content
 
 
 @pytest.mark.parametrize("name", ["offload_param", "offload_optimizer"])

@@ -5,6 +5,7 @@ refused.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from picture_folder import write_pictures
 from running import SCALEPET, read_losses, read_metrics, read_result, read_table, run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(400)]
 
+STREAM_WORDS = ["red", "orange", "yellow", "blue", "cyan", "teal"]
+DISTURBED = {"backbone": {"dropout": 0.1}, "train": {"save_every": 1}}
 KILLED = Path(__file__).with_name("killed.py")
 
 
@@ -31,7 +35,7 @@ def read_matrix(folder: Path) -> dict[str, list[list[float]]]:
 def whole(write_stream, tmp_path_factory) -> Path:
     """A stream that nobody has disturbed; dropout shows whether random states are kept."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    run([*SCALEPET, "continual", write_stream(folder, backbone={"dropout": 0.1})])
+    run([*SCALEPET, "continual", write_stream(folder, **DISTURBED)])
     return folder
 
 
@@ -60,11 +64,20 @@ def test_each_expert_is_an_adapter_that_answers_for_all_classes(whole):
         )
 
 
-# At the end of an experience, at the thaw, and in the epochs after it.
-@pytest.mark.parametrize("saves", [3, 4, 5])
+def test_the_experts_vote_outside_of_the_stream_too(whole):
+    both = [whole, "--also", whole / "adapter-offline", "--vote", "max"]
+    scores = read_table(run([*SCALEPET, "evaluate", *both]))
+    expected = read_result(whole)["metrics"]["ensemble/last_micro"]
+    assert scores["accuracy"] == pytest.approx(expected, abs=1e-6)
+    said = run([*SCALEPET, "evaluate", whole, "--vote", "max"], code=2)
+    assert "allowed: two adapters or more (--also)" in said
+
+
+# After 9 steps each an experience ends; the method thaws after step 12.
+@pytest.mark.parametrize("saves", [9, 10, 12, 14])
 def test_a_killed_stream_goes_on_as_if_nothing_had_happened(saves, whole, write_stream, tmp_path):
     broken = tmp_path / "broken"
-    config = write_stream(broken, backbone={"dropout": 0.1})
+    config = write_stream(broken, **DISTURBED)
     done = subprocess.run(
         [sys.executable, str(KILLED), str(saves), "continual", str(config)],
         capture_output=True,
@@ -78,6 +91,62 @@ def test_a_killed_stream_goes_on_as_if_nothing_had_happened(saves, whole, write_
         left, right = read_tensors(whole / name), read_tensors(broken / name)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
+
+
+def test_label_words_of_a_t5_are_learnt_alike_on_one_and_two_ranks(start, write_stream, tmp_path):
+    folders = [tmp_path / name for name in ("one", "two")]
+    for num_ranks, folder in enumerate(folders, start=1):
+        config = write_stream(folder, "t5-gated", method={"name": "prompt", "length": 3})
+        run([*start(num_ranks), "continual", config])
+    assert read_losses(folders[0]) == pytest.approx(read_losses(folders[1]), abs=1e-5)
+    assert read_matrix(folders[0]) == read_matrix(folders[1])
+
+
+def test_a_vit_learns_a_stream_of_pictures(write_stream, tiny_backbones, tmp_path):
+    counts, classes = {"train": 24, "validation": 12}, ("a", "b", "c", "d")
+    write_pictures(tmp_path / "pictures", counts, classes=classes)
+    stream = {
+        "num_tasks": 2,
+        "task": {
+            "kind": "image_classification",
+            "source": {"path": str(tmp_path / "pictures")},
+            "template": "{image}",
+            "target": "label",
+            "picture": {"size": 16, "resize": 18},
+        },
+    }
+    config = write_stream(tmp_path / "run", "vit", stream=stream, train={"epochs": 2})
+    run([*SCALEPET, "continual", config])
+    assert [len(row) for row in read_matrix(tmp_path / "run")["ensemble"]] == [1, 2]
+    assert read_losses(tmp_path / "run")[0] == pytest.approx(math.log(2), abs=0.01)
+
+
+def test_data_sets_one_after_the_other_and_all_at_once(write_stream, stream_rows, tmp_path):
+    task = {
+        "kind": "classification",
+        "template": "{text}",
+        "target": "label",
+        "max_source_length": 10,
+    }
+    tasks = []
+    for name in ("red", "blue"):
+        files = {split: str(stream_rows / f"{split}.jsonl") for split in ("train", "validation")}
+        words = [name, *STREAM_WORDS[1:3]] if name == "red" else [name, *STREAM_WORDS[4:]]
+        for split, path in files.items():
+            lines = [row for row in Path(path).open() if json.loads(row)["label"] in words]
+            files[split] = str(tmp_path / f"{name}-{split}.jsonl")
+            Path(files[split]).write_text("".join(lines))
+        tasks.append({**task, "source": {"path": "json", "files": files}})
+    stream = {"num_tasks": None, "task": None, "tasks": tasks}
+    for name, lae in (
+        ("sequence", {}),
+        ("joint", {"joint": True, "offline": [], "freeze_epochs": 0}),
+    ):
+        config = write_stream(tmp_path / name, stream=stream, lae=lae, train={"epochs": 2})
+        run([*SCALEPET, "continual", config])
+    assert [len(row) for row in read_matrix(tmp_path / "sequence")["online"]] == [1, 2]
+    assert [len(row) for row in read_matrix(tmp_path / "joint")["online"]] == [1]
+    assert read_losses(tmp_path / "joint")[0] == pytest.approx(math.log(6), abs=0.01)
 
 
 def test_a_finished_stream_says_so(whole, write_stream):
