@@ -42,6 +42,9 @@ def plan(
         float | None, typer.Option(help="Memory of each host, GiB.", show_default=False)
     ] = None,
     mfu: Annotated[float, typer.Option(help="Part of the peak that products reach.")] = 0.4,
+    offline_copies: Annotated[
+        int, typer.Option(min=0, help="Offline copies that a stream of tasks would keep.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print data, not a table.")] = False,
 ) -> None:
     """Tell what a run needs and where it fits.
@@ -78,7 +81,7 @@ def plan(
             check_batch(run, num_gpus=gpus)
     faults.raise_any()
     assert run is not None and machines is not None
-    planned = plan_run(run, machines)
+    planned = plan_run(run, machines, num_offline=offline_copies)
     if as_json:
         typer.echo(json.dumps(planned.as_data(), indent=2))
         return

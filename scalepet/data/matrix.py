@@ -148,6 +148,17 @@ class Results:
             if value is not None
         }
 
+    def as_table(self) -> tuple[list[str], list[list[str | float]]]:
+        """Column names, and every accuracy of every expert as a row."""
+        names = list(self.num_rows)
+        rows: list[list[str | float]] = [
+            [expert, names[i], names[j], accuracy]
+            for expert, matrix in self.experts.items()
+            for i, row in enumerate(matrix.accuracies)
+            for j, accuracy in enumerate(row)
+        ]
+        return ["expert", "after", "experience", "accuracy"], rows
+
     def to_json(self) -> str:
         """The matrices as JSON, a row a line, with the definitions of all measures."""
         experts = {expert: matrix.accuracies for expert, matrix in self.experts.items()}

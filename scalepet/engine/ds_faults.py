@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pydantic
+import torch
 
 from scalepet.engine.processes import quiet_deepspeed
 
@@ -32,6 +33,15 @@ _SET_BY_THE_RUN = {
 _REFUSED_ZERO_OPTIONS = {
     "zero_quantized_nontrainable_weights": "it zeroes weights that are frozen already",
 }
+
+_ZERO_3_OPTIONS = {
+    "offload_param": None,
+    "zero_hpz_partition_size": 1,
+    "zero_quantized_weights": False,
+}
+"""What DeepSpeed takes and then ignores at other stages -> the value that asks for nothing."""
+
+_CUDA_OPTIONS = ("zero_quantized_weights", "zero_quantized_gradients")
 
 _COMMUNICATION_DTYPES = ("fp32", "bf16", "fp16")
 
@@ -69,22 +79,30 @@ def _faults_in_zero(zero: Any, label: str) -> Iterator[str]:
     for key, reason in _REFUSED_ZERO_OPTIONS.items():
         if isinstance(zero, Mapping) and zero.get(key):
             yield f"{label}: zero_optimization.{key} is refused: {reason}"
-    yield from _faults_in_offload(zero, label)
+    yield from _faults_in_places(zero, label)
     quiet_deepspeed()
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     yield from _faults_by_model(DeepSpeedZeroConfig, zero, f"{label}: zero_optimization")
 
 
-def _faults_in_offload(zero: Any, label: str) -> Iterator[str]:
+def _faults_in_places(zero: Any, label: str) -> Iterator[str]:
     """What DeepSpeed takes and then ignores, or fails on when the first weight moves."""
     if not isinstance(zero, Mapping):
         return
-    if zero.get("offload_param") and zero.get("stage", 0) in (0, 1, 2):
-        yield (
-            f"{label}: zero_optimization.offload_param is {zero['offload_param']!r} at stage"
-            f" {zero.get('stage', 0)}, where DeepSpeed ignores it; allowed: stage 3"
-        )
+    stage = zero.get("stage", 0)
+    for name, nothing in _ZERO_3_OPTIONS.items():
+        if zero.get(name) not in (None, nothing) and stage in (0, 1, 2):
+            yield (
+                f"{label}: zero_optimization.{name} is {zero[name]!r} at stage {stage}, where"
+                " DeepSpeed ignores it; allowed: stage 3"
+            )
+    for name in _CUDA_OPTIONS:
+        if zero.get(name) and not torch.cuda.is_available():
+            yield (
+                f"{label}: zero_optimization.{name} is {zero[name]!r}, which rounds with a CUDA"
+                " kernel, and this process sees no CUDA device; allowed here: false"
+            )
     for name in ("offload_param", "offload_optimizer"):
         options = zero.get(name)
         if (

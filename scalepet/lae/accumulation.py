@@ -46,7 +46,8 @@ class Accumulation:
 
     Args:
         online: the parts, which change with every step of the optimizer.
-        starts: whole, where each copy stands now.
+        starts: whole, where each copy stands now; only this rank's parts of them are kept.
+        shapes: of the whole parameters.
         alphas: momentum of each copy, in [0, 1).
     """
 
@@ -55,13 +56,14 @@ class Accumulation:
         online: Mapping[str, MasterShard],
         starts: Sequence[Wholes],
         *,
+        shapes: Mapping[str, Sequence[int]],
         alphas: Sequence[float],
     ) -> None:
         assert len(starts) == len(alphas) and all(0 <= alpha < 1 for alpha in alphas)
         self._online = dict(online)
-        self._shapes = {name: whole.shape for name, whole in starts[0].items()} if starts else {}
+        self._shapes = {name: torch.Size(shapes[name]) for name in online}
         self._alphas = tuple(alphas)
-        self._on_gpu = any(shard.numbers.is_cuda for shard in online.values())
+        self._on_gpu = bool(starts) and any(one.numbers.is_cuda for one in online.values())
         self._copies = [
             {name: self._hosted(_part(start[name], shard)) for name, shard in self._online.items()}
             for start in starts
@@ -101,6 +103,13 @@ class Accumulation:
             }
             for copy in self._copies
         ]
+
+    def read_online(self) -> dict[str, Tensor]:
+        """What the copies follow, whole, fp32, on the CPU. All ranks together."""
+        return {
+            name: _gathered(shard.numbers.cpu(), shard.start, self._shapes[name])
+            for name, shard in self._online.items()
+        }
 
     def close(self) -> None:
         """End the thread; nothing follows any more."""

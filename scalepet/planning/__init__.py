@@ -10,7 +10,12 @@ from scalepet.planning.hardware import GIB, GPUS, Machines, choose_machines
 from scalepet.planning.layouts import LAYOUTS, Layout, layouts_for
 from scalepet.planning.memory import Line, gpu_lines, host_lines
 from scalepet.planning.shape import Shape, Tensor
-from scalepet.planning.traffic import Traffic, count_gathers, count_traffic
+from scalepet.planning.traffic import (
+    Traffic,
+    count_gathers,
+    count_gathers_after_step,
+    count_traffic,
+)
 from scalepet.planning.verdict import Outlook, Verdict, judge, judge_all
 from scalepet.planning.work import Work
 
@@ -32,6 +37,7 @@ __all__ = [
     "choose_machines",
     "count_activations",
     "count_gathers",
+    "count_gathers_after_step",
     "count_traffic",
     "gpu_lines",
     "host_lines",

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from scalepet.planning.hardware import Machines
-from scalepet.planning.layouts import Layout
+from scalepet.planning.layouts import FP32_BYTES, Layout
 from scalepet.planning.work import Work
 
 MASTER_BYTES = 4
 MOMENT_BYTES = 8
-FP32_BYTES = 4
 LOADING_BYTES = 2**30
 """Of a process that fills its shards from safetensors: a bound, which the tests of loading hold."""
 
 REDUCE_BUCKET = 2_000_000
-"""Elements, as ``compose_ds_config`` sets it; DeepSpeed allocates it whole."""
+"""Elements, as ``compose_ds_config`` sets it; DeepSpeed allocates it whole, and at stage 2, where
+communication overlaps, twice.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,22 @@ def _trained(work: Work, layout: Layout, machines: Machines) -> Iterator[Line]:
     if layout.is_sharded:
         working = layout.persistent(work.trained)
         working += 0 if layout.is_offloaded else shard_numel(work.trained, gpus)
-        yield Line("trained values", size * working, "shards, and small tensors whole")
+        why = "shards, and small tensors whole"
+        if layout.is_local:
+            working += shard_numel(work.trained, machines.gpus_a_node)
+            why += "; hpZ's second shards, anew in every step"
+        yield Line("trained values", size * working, why)
     else:
         yield Line("trained values", size * count, "whole on every GPU")
-    is_own_master = not layout.is_sharded and size == FP32_BYTES
-    if is_own_master:
+    is_plain = layout.is_plain(size)
+    if is_plain:
         yield Line("optimizer", MOMENT_BYTES * count, "two fp32 moments of each, whole (stage 0)")
     elif not layout.is_offloaded:
         why = f"fp32 master and two moments of each, one shard of {gpus}"
         yield Line("optimizer", (MASTER_BYTES + MOMENT_BYTES) * share, why)
-    if not layout.is_sharded:
+    if layout.stage == 0:
         yield Line("gradients", size * count, "whole on every GPU")
-    if not is_own_master and not layout.is_offloaded:
+    if not is_plain and not layout.is_offloaded:
         why = f"one shard of {gpus}, and once more in fp32 for the step"
         yield Line("gradients", (size + FP32_BYTES) * share, why)
     yield Line("positions", work.index_bytes, "of the mask, whole on every GPU")
@@ -100,8 +105,10 @@ def _buffers(work: Work, layout: Layout, machines: Machines) -> Iterator[Line]:
         if live < layout.max_live:
             why = "all that is gathered is fewer than stage3_max_live_parameters"
         yield Line("gathered weights", size * live, why)
-    if machines.num_gpus > 1 or layout.is_sharded:
-        yield Line("reduce bucket", size * REDUCE_BUCKET, f"{REDUCE_BUCKET:,} numbers")
+    if not layout.is_plain(size):
+        num_buckets = 2 if layout.stage == 2 else 1
+        why = f"{num_buckets} of {REDUCE_BUCKET:,} numbers"
+        yield Line("reduce bucket", size * num_buckets * REDUCE_BUCKET, why)
 
 
 def _activations(work: Work, layout: Layout, *, is_checkpointed: bool) -> Iterator[Line]:
@@ -131,4 +138,17 @@ def host_lines(work: Work, layout: Layout, machines: Machines) -> tuple[Line, ..
         trained = -(-work.num_trained // machines.num_nodes)
         optimizer = (MASTER_BYTES + MOMENT_BYTES + FP32_BYTES) * trained
         lines.append(Line("optimizer", optimizer, "masters, moments and gradients in fp32"))
-    return tuple(lines)
+    return (*lines, *_offline_copies(work, layout, machines))
+
+
+def _offline_copies(work: Work, layout: Layout, machines: Machines) -> Iterator[Line]:
+    """No GPU holds any of it: each rank has the parts of every copy that its optimizer moves."""
+    if not work.num_offline:
+        return
+    on_the_way = 0 if layout.is_offloaded else 1
+    parts = (work.num_offline + on_the_way) * -(-work.num_tuned // machines.num_nodes)
+    why = f"{work.num_offline} in fp32, in parts" + (", and new numbers" if on_the_way else "")
+    yield Line("offline copies", FP32_BYTES * parts, why)
+    wholes = (work.num_offline + 1) * work.num_tuned * machines.gpus_a_node
+    why = f"each of {machines.gpus_a_node} processes keeps how the last experience left them"
+    yield Line("between experiences", FP32_BYTES * wholes, why)

@@ -16,6 +16,9 @@ from scalepet.planning.work import Work
 _MAX_GPUS = 4096
 """No larger machine is proposed."""
 
+_TIE = 0.01
+"""By how much estimated times have to differ to be different."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -55,7 +58,7 @@ class Outlook:
     Attributes:
         verdicts: of every layout that differs here, each without and with activation checkpointing.
         simplest: the first that fits; None where none does.
-        fastest: of those that fit.
+        fastest: of those that fit; the simplest of them where there are several.
         warnings: what is worth a change.
         ways_out: what would fit, where nothing does.
     """
@@ -81,7 +84,8 @@ def judge_all(work: Work, machines: Machines, *, is_checkpointed: bool) -> Outlo
     # What the run asks for comes first; the sort keeps the order of the layouts.
     preferred = sorted(fitting, key=lambda verdict: verdict.is_checkpointed != is_checkpointed)
     simplest = preferred[0] if preferred else None
-    fastest = min(fitting, key=lambda verdict: verdict.traffic.step_seconds, default=None)
+    by_time = sorted(fitting, key=lambda verdict: verdict.traffic.step_seconds)
+    fastest = next((v for v in fitting if _is_as_fast(v, by_time[0])), None)
     return Outlook(
         verdicts,
         simplest,
@@ -116,6 +120,11 @@ def judge(work: Work, layout: Layout, machines: Machines, *, is_checkpointed: bo
     )
 
 
+def _is_as_fast(verdict: Verdict, other: Verdict) -> bool:
+    """Of two that can hardly be told apart, none is the slower one."""
+    return verdict.traffic.step_seconds <= (1 + _TIE) * other.traffic.step_seconds
+
+
 def _total(lines: Sequence[Line]) -> int:
     return sum(line.num_bytes for line in lines)
 
@@ -144,10 +153,10 @@ def _warnings(
 ) -> Iterator[str]:
     by_name = {v.name: v for v in verdicts if v.is_checkpointed == is_checkpointed}
     whole, sharded = by_name["zero0"], by_name.get("zero3")
-    if sharded and whole.fits and whole.traffic.step_seconds <= sharded.traffic.step_seconds:
+    if sharded and whole.fits and _is_as_fast(whole, sharded):
         yield (
-            "the backbone fits whole on every GPU: zero0 gathers nothing, zero3 would gather"
-            f" {_gb(sharded.traffic.step_gathered_bytes)} a step"
+            "the backbone fits whole on every GPU: zero0 gathers no frozen weight, zero3 would"
+            f" gather {_gb(sharded.traffic.step_gathered_bytes)} a step"
             f" ({sharded.traffic.step_seconds:.3g} to {sharded.traffic.step_seconds_exposed:.3g} s"
             f" instead of {whole.traffic.step_seconds:.3g} s)"
         )

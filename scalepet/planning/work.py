@@ -21,6 +21,8 @@ class Work:
         whole_gradients: names of weights whose whole gradient is formed in backward.
         index_bytes: of the positions of masks; whole on every GPU.
         temporary_bytes: of value gradients while they are formed.
+        num_tuned: numbers that the method trains, without the head.
+        num_offline: offline copies of them that LAE keeps.
         batch_size: rows of an optimizer step over all GPUs.
         rows: of a micro-batch, at most.
     """
@@ -32,6 +34,8 @@ class Work:
     whole_gradients: frozenset[str] = frozenset()
     index_bytes: int = 0
     temporary_bytes: int = 0
+    num_tuned: int = 0
+    num_offline: int = 0
     batch_size: int = field(kw_only=True)
     rows: int = field(kw_only=True)
     source: int = field(kw_only=True)

@@ -1,7 +1,7 @@
 """The learner: a backbone on which one experience after the other is learnt, phase by phase.
 
 Between two phases all that is learnt lies whole and in fp32 in host memory; within one it is where
-DeepSpeed and the accumulation hold it, in parts.
+DeepSpeed and the accumulation hold it, each rank with its part.
 """
 
 from __future__ import annotations
@@ -45,17 +45,20 @@ class Learner:
     """Knows what is trained when, and where the numbers are.
 
     Attributes:
-        online: what the method trains, as it was after the last phase in which it did.
-        offline: its copies, as they were after the last phase; none before the second experience.
+        shapes: of what the method trains, by name.
+        online: what the method trains, between two phases.
+        offline: its copies, between two phases; none before the second experience.
         spans: (first class, one behind the last) of each map of the head.
     """
 
     prepared: PreparedStream
     loaded: Loaded
     method: Method
-    online: Wholes
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    online: Wholes = field(default_factory=dict)
     offline: list[Wholes] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
+    _following: Accumulation | None = field(default=None, init=False)
 
     @property
     def model(self) -> nn.Module:
@@ -99,7 +102,7 @@ class Learner:
         }
         masked = self.method.num_parameters
         head = sum(size for name, size in sizes.items() if name.startswith(_HEAD))
-        backbone = sum(size for name, size in sizes.items() if name not in self.online) - head
+        backbone = sum(size for name, size in sizes.items() if name not in self.shapes) - head
         if self.spans:
             num_classes = len(self.prepared.stream.classes)
             head = num_classes * head // self.spans[-1][1]  # every class has as many
@@ -108,7 +111,7 @@ class Learner:
     def begin(self, index: int, phase: Phase, carried: Carried | None) -> Engine:
         """Start DeepSpeed on what a phase trains; a fresh optimizer but for what is carried."""
         heads = self.heads_of(index)
-        names = heads if phase.is_frozen else [*self.online, *heads]
+        names = heads if phase.is_frozen else [*self.shapes, *heads]
         self.model.requires_grad_(False)
         for name in names:
             self.model.get_parameter(name).requires_grad_(True)
@@ -144,23 +147,23 @@ class Learner:
 
     def accumulate(self, runner: Engine, index: int, phase: Phase) -> Accumulation:
         """The offline copies of a phase, which follow the optimizer or, while the method rests,
-        what it has learnt so far."""
-        online = equal_shards(self.online) if phase.is_frozen else runner.masters(self.online)
+        what it has learnt so far.
+        """
         copies = Accumulation(
-            online if self.offline else {},
+            equal_shards(self.online) if phase.is_frozen else runner.masters(self.shapes),
             self.offline,
+            shapes=self.shapes,
             alphas=self.prepared.alphas(index) if self.offline else [],
         )
         runner.before_each_step(copies.wait)
+        self._following, self.online, self.offline = copies, {}, []
         return copies
 
-    def end(self, runner: Engine, copies: Accumulation, phase: Phase) -> None:
+    def end(self, copies: Accumulation) -> None:
         """Take in what a phase has changed. All ranks together."""
-        self.offline = copies.read()
+        self.online, self.offline = copies.read_online(), copies.read()
         copies.close()
-        if not phase.is_frozen:
-            trained = runner.read_trained()
-            self.online = {name: trained[name] for name in self.online}
+        self._following = None
 
     @contextlib.contextmanager
     def as_experts(self, device: torch.device) -> Iterator[list[str]]:
@@ -188,7 +191,8 @@ class Learner:
     def fixed(self, copies: Sequence[Mapping[str, Tensor]], trained: Iterable[str]) -> Wholes:
         """What a saved state needs besides what is trained at that moment. All ranks together."""
         trained = set(trained)
-        resting = {name: whole for name, whole in self.online.items() if name not in trained}
+        online = self.online if self._following is None else self._following.read_online()
+        resting = {name: whole for name, whole in online.items() if name not in trained}
         heads = {name: whole for name, whole in self.heads().items() if name not in trained}
         return {
             **{f"online/{name}": whole for name, whole in resting.items()},
@@ -219,7 +223,7 @@ def start_learner(prepared: PreparedStream, state: RunState | None, *, index: in
     plan = prepared.plan
     loaded = dist.together(lambda: build.load_backbone(plan, prepared.ds_config))
     _check_head(prepared, loaded)
-    learner = Learner(prepared, Loaded(loaded.model, (), loaded.how), plan.method, {})
+    learner = Learner(prepared, Loaded(loaded.model, (), loaded.how), plan.method)
     if plan.family.head:
         setattr(learner.model, _HEAD, GrowingHead())
     for met in range(index + 1):
@@ -236,19 +240,20 @@ def start_learner(prepared: PreparedStream, state: RunState | None, *, index: in
         positions = _under("positions", state.fixed)
         learner.method = dist.together(lambda: with_saved_positions(plan.method, positions))
     build.attach(learner.method, learner.loaded)
-    names = list(engine.trained_parameters(learner.model))
+    tuned = engine.trained_parameters(learner.model)
+    learner.shapes = {name: engine.full_shape(parameter) for name, parameter in tuned.items()}
     if state is None:
-        learner.online = {name: _read(learner.model, name) for name in names}
+        learner.online = {name: _read(learner.model, name) for name in tuned}
     else:
-        _bring_back(learner, state, names)
+        _bring_back(learner, state)
     learner.copy(index)
     return learner
 
 
-def _bring_back(learner: Learner, state: RunState, names: Sequence[str]) -> None:
+def _bring_back(learner: Learner, state: RunState) -> None:
     resting = _under("online", state.fixed)
     learner.online = {
-        name: resting[name] if name in resting else state.trained[name] for name in names
+        name: resting[name] if name in resting else state.trained[name] for name in learner.shapes
     }
     heads = {name: whole for name, whole in state.trained.items() if name not in learner.online}
     for name, whole in {**_under("heads", state.fixed), **heads, **learner.online}.items():

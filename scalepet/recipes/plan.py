@@ -74,8 +74,11 @@ def _name_of(verdict: planning.Verdict | None) -> dict[str, Any] | None:
     }
 
 
-def plan(config: RunConfig, machines: Machines) -> RunPlan:
+def plan(config: RunConfig, machines: Machines, *, num_offline: int = 0) -> RunPlan:
     """Everything that is known about a run before it is queued.
+
+    Args:
+        num_offline: offline copies that LAE would keep.
 
     Raises:
         ConfigError: every fault of backbone, task and method, and a batch that leaves GPUs idle.
@@ -88,6 +91,7 @@ def plan(config: RunConfig, machines: Machines) -> RunPlan:
         work = work_of(config, num_gpus=machines.num_gpus)
     faults.raise_any()
     assert work is not None
+    work = dataclasses.replace(work, num_offline=num_offline)
     is_checkpointed = config.backbone.checkpoint_activations
     outlook = planning.judge_all(work, machines, is_checkpointed=is_checkpointed)
     return RunPlan(config, work, machines, outlook, tuple(_assumptions(config, work, machines)))
@@ -250,6 +254,7 @@ def _work(config: RunConfig, shape: Shape, methods: Sequence[Method], *, num_gpu
         whole_gradients=frozenset[str]().union(*(part.whole_gradients for part in tuned)),
         index_bytes=sum(part.index_bytes for part in tuned),
         temporary_bytes=max(part.temporary_bytes for part in tuned),
+        num_tuned=sum(size for part in tuned for size in part.sizes),
         batch_size=config.train.batch_size,
         rows=min(config.train.micro_batch_size, rows_a_gpu),
         source=config.task.max_source_length,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -118,7 +118,7 @@ def prepare_stream(config: StreamConfig, *, resume: bool) -> PreparedStream:
     with faults.noted():
         plan = build.plan_run(config.run_over(task), task)
     if plan is not None:
-        faults.extend(_misfits(config, plan))
+        faults.extend(_misfits(config, plan, ds_file))
     faults.raise_any()
     assert plan is not None
     lessons = _encode(config, plan, stream, rows)
@@ -151,10 +151,17 @@ def _over(task: Task, labels: tuple[str, ...]) -> Task:
     return dataclasses.replace(task, labels=labels, label_values=values, metrics=("accuracy",))
 
 
-def _misfits(config: StreamConfig, plan: Plan) -> list[str]:
-    """What a stream cannot do with this method or backbone."""
+def _misfits(config: StreamConfig, plan: Plan, ds_file: Mapping[str, Any]) -> list[str]:
+    """What a stream cannot do with this method, backbone or offloading."""
     lae, method, names = config.lae, plan.method, config.method.names
     faults = []
+    offload = ds_file.get("zero_optimization", {}).get("offload_optimizer") or {}
+    if lae.offline and offload.get("device") == "nvme":
+        faults.append(
+            f"deepspeed: {config.deepspeed} has offload_optimizer on nvme with"
+            f" {len(lae.offline)} offline copies; allowed: cpu or none, since the copies follow"
+            " every step in host memory"
+        )
     if lae.offline and not method.num_parameters:
         faults.append(
             f"lae.offline: {len(lae.offline)} copies of method {names}, which trains nothing;"

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
-
-import pytest
 
 from scalepet.engine import MasterShard
 from scalepet.lae import Accumulation, alpha_of_travel, equal_shards
@@ -23,7 +22,7 @@ def whole_shards(wholes: dict[str, Tensor]) -> dict[str, MasterShard]:
 
 def test_a_resting_online_is_approached_in_closed_form() -> None:
     online, start, alpha, num_steps = draw(0), draw(1), 0.97, 50
-    copies = Accumulation(equal_shards(online), [start], alphas=[alpha])
+    copies = Accumulation(equal_shards(online), [start], shapes=SHAPES, alphas=[alpha])
     for _ in range(num_steps):
         copies.follow()
     (found,) = copies.read()
@@ -34,7 +33,7 @@ def test_a_resting_online_is_approached_in_closed_form() -> None:
 
 def test_copies_with_several_momenta_follow_a_moving_online() -> None:
     online, alphas = draw(0), (0.9, 0.0, 0.9999)
-    copies = Accumulation(whole_shards(online), [draw(1)] * 3, alphas=alphas)
+    copies = Accumulation(whole_shards(online), [draw(1)] * 3, shapes=SHAPES, alphas=alphas)
     expected = [{name: one.double() for name, one in draw(1).items()} for _ in alphas]
     for step in range(20):
         copies.wait()  # as before the optimizer moves anything
@@ -53,7 +52,10 @@ def test_copies_with_several_momenta_follow_a_moving_online() -> None:
 def test_a_momentum_of_one_step_in_ten_thousand_is_seen() -> None:
     """Which bf16 could not hold."""
     copies = Accumulation(
-        equal_shards({"a": torch.ones(1)}), [{"a": torch.zeros(1)}], alphas=[0.9999]
+        equal_shards({"a": torch.ones(1)}),
+        [{"a": torch.zeros(1)}],
+        shapes={"a": (1,)},
+        alphas=[0.9999],
     )
     for _ in range(1000):
         copies.follow()
@@ -67,17 +69,23 @@ def test_travel_does_not_depend_on_the_number_of_steps() -> None:
     assert alpha_of_travel(0.0988, 1040) == pytest.approx(0.9999, abs=1e-6)  # as published
 
 
+def test_what_is_followed_can_be_read() -> None:
+    online = draw(0)
+    copies = Accumulation(whole_shards(online), [], shapes=SHAPES, alphas=[])
+    torch.testing.assert_close(copies.read_online(), online, rtol=0, atol=0)
+
+
 def test_it_holds_nothing_that_it_does_not_need() -> None:
     """Where the numbers are in host memory already, they are read where they are."""
     online = draw(0)
-    copies = Accumulation(whole_shards(online), [draw(1)], alphas=[0.5])
+    copies = Accumulation(whole_shards(online), [draw(1)], shapes=SHAPES, alphas=[0.5])
     online["b"].fill_(4.0)
     copies.follow()
     torch.testing.assert_close(copies.read()[0]["b"], (draw(1)["b"] + 4.0) / 2)
 
 
 def test_without_copies_nothing_happens() -> None:
-    copies = Accumulation({}, [], alphas=[])
+    copies = Accumulation({}, [], shapes={}, alphas=[])
     copies.follow()
     assert copies.read() == []
     copies.close()
@@ -87,7 +95,7 @@ def test_without_copies_nothing_happens() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_nothing_is_allocated_on_the_device() -> None:
     online = {name: whole.cuda() for name, whole in draw(0).items()}
-    copies = Accumulation(whole_shards(online), [draw(1)], alphas=[0.5])
+    copies = Accumulation(whole_shards(online), [draw(1)], shapes=SHAPES, alphas=[0.5])
     copies.follow()
     copies.wait()
     torch.cuda.synchronize()

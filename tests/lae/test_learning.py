@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from scalepet.backbones import Backbone, load_model, read_model_config
 from scalepet.lae import GrowingHead, Phase, loss_over_classes, phases_of
 
 
@@ -69,3 +71,36 @@ def test_only_the_classes_of_the_experience_compete() -> None:
     assert model.logits.grad is not None
     assert not model.logits.grad[:, [0, 1, 3]].any()
     assert not model.logits.grad[1].any()
+
+
+def test_label_words_compete_by_their_probability(tiny_backbones: Path) -> None:
+    """Each word by itself, through the model's own loss; gradients as well."""
+    backbone = Backbone(str(tiny_backbones / "t5-gated"), dropout=0.0)
+    config = read_model_config(backbone)
+    model: Any = load_model(backbone, config, dtype=torch.float32).model.requires_grad_(True)
+    ids = torch.randint(5, 30, (3, 7), generator=torch.Generator().manual_seed(0))
+    tensors = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.tensor([1, 0, -100]),
+    }
+    words = [[7, 1], [9, 12, 4, 1]]
+    loss = loss_over_classes(model, tensors, classes=(), label_ids=words, config=config)
+    loss.backward()
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    scores = []
+    for word in words:
+        labels = torch.tensor(word).repeat(3, 1)
+        logits = model(input_ids=ids, labels=labels).logits.log_softmax(-1)
+        scores.append(logits.gather(-1, labels[..., None]).sum((1, 2)))
+    rows = torch.stack(scores, dim=1).log_softmax(-1)
+    expected = -(rows[0, 1] + rows[1, 0])
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for name, (one, other) in zip(
+        dict(model.named_parameters()),
+        zip(found, (p.grad for p in model.parameters()), strict=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4, msg=name)

@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from scalepet.engine import MasterShard
+from scalepet.lae import Accumulation
 from scalepet.planning import Outlook, Verdict, Work, choose_machines, judge_all, shape_of
 
 XXL: dict[str, Any] = {
@@ -90,7 +93,8 @@ def test_a_weight_is_gathered_twice_but_for_what_stays_at_the_turn(work: Work) -
     outlook = outlook_of(work, gpus=64, nodes=8, link="ib-400")
     for verdict in outlook.verdicts:
         gathered = verdict.traffic.micro_gathered_bytes
-        expected = 0 if verdict.name == "zero0" else 2 * 2 * NUM_XXL - 2 * 1_000_000_000
+        is_whole = verdict.name in ("zero0", "zero2")
+        expected = 0 if is_whole else 2 * 2 * NUM_XXL - 2 * 1_000_000_000
         assert gathered == pytest.approx(expected, rel=0.02)
 
 
@@ -162,3 +166,28 @@ def test_a_host_that_is_too_small_refuses_what_it_would_have_to_hold(work: Work)
     offloaded = of(outlook, "zero3_offload_cpu", is_checkpointed=True)
     assert offloaded.spare_bytes > 0 > (offloaded.host_spare_bytes or 0)
     assert not offloaded.fits
+
+
+def test_offline_copies_are_in_the_hosts_and_nowhere_else(work: Work) -> None:
+    """Held to what LAE's accumulation keeps of ten numbers: one process has all parts."""
+    accumulation = Accumulation(
+        {"values": MasterShard(0, torch.zeros(10))},
+        [{"values": torch.zeros(10)}] * 2,
+        alphas=(0.9, 0.99),
+    )
+    (kept, *more) = [copy["values"].nbytes for copy in accumulation._copies]
+    accumulation.close()
+    with_them = replace(work, num_tuned=10, num_offline=2)
+    for verdict in outlook_of(with_them).verdicts:
+        plain = of(outlook_of(work), verdict.name, is_checkpointed=verdict.is_checkpointed)
+        assert verdict.gpu == plain.gpu
+        offline = {part.what: part.num_bytes for part in set(verdict.host) - set(plain.host)}
+        on_the_way = 0 if verdict.name == "zero3_offload_cpu" else 4 * 10
+        assert offline["offline copies"] == kept + sum(more) + on_the_way
+        assert offline["between experiences"] == 3 * 4 * 10
+    of_a_node = {
+        part.what: part.num_bytes
+        for part in of(outlook_of(with_them, gpus=16, nodes=2, link="ib-400"), "zero3").host
+    }
+    assert of_a_node["offline copies"] == 3 * 4 * 5
+    assert of_a_node["between experiences"] == 8 * 3 * 4 * 10

@@ -60,6 +60,17 @@ def colour_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_config(folder: Path, content: dict[str, Any], fields: dict[str, Any]) -> Path:
+    """The content with some fields replaced, as YAML beside the folder."""
+    for field, value in fields.items():
+        nested = isinstance(value, dict) and isinstance(content.get(field), dict)
+        nested = nested and "name" not in value  # another method has other options
+        content[field] = {**content[field], **value} if nested else value
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
 @pytest.fixture(scope="session")
 def write_run(backbones_with_tokenizers: Path, colour_rows: Path) -> Callable[..., Path]:
     """``write_run(folder, "t5", ...)``: a run in that folder as YAML, with some fields replaced."""
@@ -94,13 +105,7 @@ def write_run(backbones_with_tokenizers: Path, colour_rows: Path) -> Callable[..
                 "head_learning_rate": 0.02,
             },
         }
-        for field, value in fields.items():
-            nested = isinstance(value, dict) and isinstance(content.get(field), dict)
-            nested = nested and "name" not in value  # another method has other options
-            content[field] = {**content[field], **value} if nested else value
-        path = folder.with_suffix(".yaml")
-        path.write_text(yaml.safe_dump(content))
-        return path
+        return write_config(folder, content, fields)
 
     return write
 
@@ -159,12 +164,6 @@ def write_stream(backbones_with_tokenizers: Path, stream_rows: Path) -> Callable
                 "head_learning_rate": 0.02,
             },
         }
-        for field, value in fields.items():
-            nested = isinstance(value, dict) and isinstance(content.get(field), dict)
-            nested = nested and "name" not in value  # another method has other options
-            content[field] = {**content[field], **value} if nested else value
-        path = folder.with_suffix(".yaml")
-        path.write_text(yaml.safe_dump(content))
-        return path
+        return write_config(folder, content, fields)
 
     return write

@@ -1,4 +1,4 @@
-"""What one rank really holds and gathers under ZeRO-3, for the planner's numbers to be held to.
+"""What one rank really holds and gathers, for the planner's numbers to be held to.
 
 As a script: ``planned.py '{"out": FILE, "cases": {NAME: RUN CONFIG}}'``, on every rank. Every
 row is as long as the task's limits, so that there is no padding but one token.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -79,13 +79,18 @@ def measure(content: dict[str, Any]) -> dict[str, Any]:
         config, is_t5=plan.family.head == (), vocabulary=plan.model_config.vocab_size
     )
     gathered: list[int] = []
-    plain_gather = comm.cdb.all_gather_into_tensor
+    buckets: list[int] = []
+    plain_gather, plain_sum = comm.cdb.all_gather_into_tensor, comm.cdb.all_reduce
 
     def gather(*, output_tensor: Tensor, **kwargs: Any) -> Any:
         gathered.append(output_tensor.numel())
         return plain_gather(output_tensor=output_tensor, **kwargs)
 
-    comm.cdb.all_gather_into_tensor = gather
+    def sum_up(*args: Any, **kwargs: Any) -> Any:
+        buckets.append(bucket_bytes(runner))
+        return plain_sum(*args, **kwargs)
+
+    comm.cdb.all_gather_into_tensor, comm.cdb.all_reduce = gather, sum_up
     found: dict[str, Any] = {"forward": [], "backward": [], "step": []}
     runner.in_training.train()
     for _ in range(NUM_MICRO_BATCHES):
@@ -96,10 +101,11 @@ def measure(content: dict[str, Any]) -> dict[str, Any]:
         saved.clear()
         runner.backward(loss)
         found["backward"].append(take(gathered))
+        at_most = held(runner) if found["step"] else {}  # the first step makes the moments
         runner.step()
         found["step"].append(take(gathered))
-    comm.cdb.all_gather_into_tensor = plain_gather
-    return found | held(runner)
+    comm.cdb.all_gather_into_tensor, comm.cdb.all_reduce = plain_gather, plain_sum
+    return found | at_most | {"bucket_bytes": max(buckets)}
 
 
 def take(counts: list[int]) -> int:
@@ -109,39 +115,59 @@ def take(counts: list[int]) -> int:
     return total
 
 
+def bucket_bytes(runner: Any) -> int:
+    """Of the buffers in which gradients wait for their sum: one at stage 3, a list below."""
+    found = 0
+    for bucket in getattr(runner._engine.optimizer, "ipg_buckets", {}).values():
+        buffers = [bucket.buffer] if isinstance(bucket.buffer, Tensor) else bucket.buffer
+        found += size_of(buffers or ())
+    return found
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def held(runner: Any) -> dict[str, int]:
-    """Bytes of this rank between two steps."""
+    """Bytes of this rank when a backward has ended."""
     frozen = working = 0
     for parameter in runner.module.parameters():
-        size = parameter.ds_tensor.numel()
-        if parameter.ds_persist:
-            size += parameter.numel() if parameter.numel() else 0
+        size = parameter.numel()
+        if hasattr(parameter, "ds_id"):
+            second = parameter.ds_secondary_tensor
+            size = parameter.numel() if parameter.ds_persist else 0
+            size += parameter.ds_tensor.numel() + (0 if second is None else second.numel())
         size *= parameter.element_size()
         if parameter.requires_grad:
             working += size
         else:
             frozen += size
     zero = runner._engine.optimizer
-    masters = sum(t.numel() * t.element_size() for t in zero.fp32_partitioned_groups_flat)
-    moments = sum(
-        tensor.numel() * tensor.element_size()
-        for state in zero.optimizer.state.values()
-        for name, tensor in state.items()
-        if name != "step"
+    groups = (
+        "fp32_partitioned_groups_flat" if runner.stage == 3 else "single_partition_of_fp32_groups"
     )
-    gradients = zero.grad_partitions_flat_buffer
+    masters = getattr(zero, groups, ())  # at stage 0 weights are their own masters
+    states = getattr(zero, "optimizer", zero).state.values()
     return {
         "frozen_bytes": frozen,
         "working_bytes": working,
-        "master_bytes": masters,
-        "moment_bytes": moments,
-        "gradient_bytes": gradients.numel() * gradients.element_size(),
-        "index_bytes": sum(
-            buffer.numel() * buffer.element_size()
-            for name, buffer in runner.module.named_buffers()
-            if name.endswith("_positions")
+        "master_bytes": size_of(masters),
+        "moment_bytes": size_of(t for state in states for n, t in state.items() if n != "step"),
+        "gradient_bytes": size_of(gradients(runner)),
+        "index_bytes": size_of(
+            buffer for n, buffer in runner.module.named_buffers() if n.endswith("_positions")
         ),
     }
+
+
+def gradients(runner: Any) -> list[Tensor]:
+    """What is left of them for the optimizer."""
+    zero = runner._engine.optimizer
+    if runner.stage == 3:
+        return [zero.grad_partitions_flat_buffer]
+    if runner.stage == 0:
+        return [p.grad for p in runner.module.parameters() if p.grad is not None]
+    return [tensor for group in zero.averaged_gradients.values() for tensor in group]
 
 
 def main() -> None:
