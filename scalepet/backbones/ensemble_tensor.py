@@ -9,11 +9,10 @@ biases) is done once. So under ZeRO-3 several experts cost the gathers of one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 
 class EnsembleTensor(Tensor):
@@ -47,7 +46,9 @@ class EnsembleTensor(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        return apart(operation)(*args, **(kwargs or {}))
+        if operation._schema.is_mutable:
+            _check_written(operation, args, kwargs or {})
+        return _for_each(operation, args, kwargs or {})
 
 
 def apart(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,23 +59,18 @@ def apart(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def for_each(*args: Any, **kwargs: Any) -> Any:
-        sizes = {len(one.members) for one in tree_flatten((args, kwargs))[0] if _is_ensemble(one)}
-        if not sizes:
-            return function(*args, **kwargs)
-        (size,) = sizes
-        return _joined(
-            [
-                function(*member_of(args, number), **member_of(kwargs, number))
-                for number in range(size)
-            ]
-        )
+        return _for_each(function, args, kwargs)
 
     return for_each
 
 
 def member_of(tree: Any, number: int) -> Any:
-    """Everything in nested containers, with one member in place of each ensemble."""
-    return tree_map(lambda leaf: leaf.members[number] if _is_ensemble(leaf) else leaf, tree)
+    """Everything in nested tuples and lists, with one member in place of each ensemble."""
+    if isinstance(tree, EnsembleTensor):
+        return tree.members[number]
+    if isinstance(tree, tuple | list):
+        return type(tree)([member_of(one, number) for one in tree])
+    return tree
 
 
 def members_of(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -82,18 +78,48 @@ def members_of(tensor: Tensor) -> tuple[Tensor, ...]:
     return tensor.members if isinstance(tensor, EnsembleTensor) else (tensor,)
 
 
-def _is_ensemble(leaf: Any) -> bool:
-    return isinstance(leaf, EnsembleTensor)
+def _check_written(operation: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """A plain tensor that an ensemble is written into would keep what its last member wrote."""
+    arguments = operation._schema.arguments
+    given = {**{one.name: arg for one, arg in zip(arguments, args, strict=False)}, **kwargs}
+    for one in arguments:
+        if one.alias_info is not None and one.alias_info.is_write:
+            assert isinstance(given[one.name], EnsembleTensor), (
+                f"{operation} writes an ensemble into a plain tensor"
+            )
+
+
+def _for_each(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    sizes: set[int] = set()
+    _note_sizes(args, sizes)
+    _note_sizes(kwargs.values(), sizes)
+    if not sizes:
+        return function(*args, **kwargs)
+    size = sizes.pop()
+    assert not sizes, f"ensembles of {size} and of {sizes.pop()} members meet"
+    results = [
+        function(
+            *[member_of(one, number) for one in args],
+            **{name: member_of(one, number) for name, one in kwargs.items()},
+        )
+        for number in range(size)
+    ]
+    return _joined(results)
+
+
+def _note_sizes(trees: Iterable[Any], sizes: set[int]) -> None:
+    for tree in trees:
+        if isinstance(tree, EnsembleTensor):
+            sizes.add(len(tree.members))
+        elif isinstance(tree, tuple | list):
+            _note_sizes(tree, sizes)
 
 
 def _joined(results: Sequence[Any]) -> Any:
-    flat, specs = zip(*(tree_flatten(result) for result in results), strict=True)
-    assert all(spec == specs[0] for spec in specs)
-    return tree_unflatten([_join(leaves) for leaves in zip(*flat, strict=True)], specs[0])
-
-
-def _join(leaves: Sequence[Any]) -> Any:
-    if isinstance(leaves[0], Tensor):
-        return EnsembleTensor(leaves)
-    assert all(leaf == leaves[0] for leaf in leaves), f"the members part ways at {leaves}"
-    return leaves[0]
+    first = results[0]
+    if isinstance(first, Tensor):
+        return EnsembleTensor(results)
+    if isinstance(first, tuple | list):
+        return type(first)([_joined(parts) for parts in zip(*results, strict=True)])
+    assert all(one == first for one in results), f"the members part ways at {results}"
+    return first

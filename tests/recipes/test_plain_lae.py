@@ -78,11 +78,11 @@ def test_a_run_is_plain_lae(method, stage, num_ranks, folders, plain):
         torch.testing.assert_close(heads, expected.heads, rtol=1e-3, atol=1e-5)
 
 
-def test_the_reference_learns_and_its_experts_differ(plain):
+def test_the_experts_of_the_reference_differ(plain):
+    """Else the offline numbers above would show nothing."""
     for method in METHODS:
         seen = plain(method)
-        assert seen.losses[8] < seen.losses[0] - 1e-3, method
         assert any(
-            not torch.allclose(seen.online[name], copy, atol=1e-4)
+            not torch.allclose(seen.online[name], copy, rtol=0, atol=1e-3)
             for name, copy in seen.offline.items()
-        )
+        ), method
