@@ -23,7 +23,9 @@ def write_pictures(
             place = index % len(classes)
             name, mode = classes[place], ("RGB", "L", "P", "RGBA")[index % 4 if index > 7 else 0]
             width, height = generator.integers(side, 2 * side, 2)
-            levels = generator.integers(0, 160, (height, width, 3)) + 90 * place // (len(classes) - 1)
+            levels = generator.integers(0, 160, (height, width, 3)) + 90 * place // (
+                len(classes) - 1
+            )
             path = folder / split / name / f"{index:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             PIL.Image.fromarray(levels.astype(np.uint8)).convert(mode).save(path)

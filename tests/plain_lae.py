@@ -39,9 +39,7 @@ def plain_lae(path: Path, folder: Path) -> Plain:
     loaded = build.load_backbone(prepared.plan)
     model: Any = loaded.model
     prepared.plan.method.attach(model)
-    tuned = {
-        n: p for n, p in model.named_parameters() if p.requires_grad and "classifier" not in n
-    }
+    tuned = {n: p for n, p in model.named_parameters() if p.requires_grad and "classifier" not in n}
     out, heads = Plain(), list[list[Tensor]]()
     width = model.config.hidden_size
     for index, lesson in enumerate(prepared.lessons):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalepet.errors import CheckpointError
 from scalepet.data import AccuracyMatrix, Results
+from scalepet.errors import CheckpointError
 
 NUM_ROWS = {"dbpedia": 100, "amazon [5]": 300, "yahoo": 50}
 ROWS = ((0.9,), (0.5, 0.8), (0.7, 0.6, 0.4))

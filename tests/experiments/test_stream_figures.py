@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scalepet.data import Results
 from scalepet.errors import ConfigError
 from scalepet.experiments import draw_matrix, draw_stream_curves
 from scalepet.experiments.style import COLOURS
-from scalepet.data import Results
 
 
 def results_of(*experts: str, num_learnt: int, shift: float = 0.0) -> Results:
