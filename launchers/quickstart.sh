@@ -20,24 +20,14 @@ export PATH TOKENIZERS_PARALLELISM=false
 
 scalepet assets "$model" "$data"
 
-port="$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')"
-launch=(deepspeed --master_port "$port" --log_level error)
-cpus=()
-if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  # One thread a process: two processes share what is likely a laptop.
-  cpus=(--num_accelerators 2)
-  export DS_ACCELERATOR=cpu OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-fi
-train=(--module scalepet train "launchers/quickstart-$preset.yaml")
-launch+=("${cpus[@]}" "${train[@]}")
-
+train=(launchers/local.sh train "launchers/quickstart-$preset.yaml")
 run="runs/quickstart-$preset"
 rm -rf "$run"
 runs=("$run/apet")
-"${launch[@]}" output="$run/apet"
+bash "${train[@]}" output="$run/apet"
 if [[ "$preset" == bert ]]; then
   echo "The baseline: the same backbone and data, but only the head learns."
-  "${launch[@]}" output="$run/head-only" "method={name: head}"
+  bash "${train[@]}" output="$run/head-only" "method={name: head}"
   runs+=("$run/head-only")
 fi
 scalepet report "${runs[@]}" --figure "$run/curves.png"
@@ -52,6 +42,6 @@ scalepet predict "$run/apet" --text "$text"
 cat <<END
 
 Next: change launchers/quickstart-$preset.yaml or override any field of it, such as
-  deepspeed ${cpus[*]} ${train[*]} output=runs/smaller method.budget=1000
+  bash ${train[*]} output=runs/smaller method.budget=1000
 and see all fields with: scalepet train --fields
 END

@@ -24,18 +24,10 @@ export PATH TOKENIZERS_PARALLELISM=false
 
 scalepet assets "$model" "$data"
 
-port="$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')"
-launch=(deepspeed --master_port "$port" --log_level error)
-if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  # One thread a process: two processes share what is likely a laptop.
-  launch+=(--num_accelerators 2)
-  export DS_ACCELERATOR=cpu OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-fi
-launch+=(--module scalepet continual "launchers/stream-$preset.yaml" --orders "$orders")
-
+learn=(launchers/local.sh continual "launchers/stream-$preset.yaml" --orders "$orders")
 run="runs/stream-$preset"
 rm -rf "$run"
-"${launch[@]}" output="$run/lae"
+bash "${learn[@]}" output="$run/lae"
 echo "The same without LAE: one method after the other experience, nothing frozen, no copies."
-"${launch[@]}" output="$run/naive" "lae={freeze_epochs: 0, offline: []}" method.calibrated=false
+bash "${learn[@]}" output="$run/naive" "lae={freeze_epochs: 0, offline: []}" method.calibrated=false
 scalepet report "$run/lae" "$run/naive" --figure "$run/curves.png"

@@ -21,10 +21,12 @@ MIN_NUM_FILES = 140
 FLOORS = {
     PACKAGE: 0,  # scalepet/__init__.py: the version and nothing else
     "errors": 0,
+    "signals": 0,
     "assets": 1,
     "backbones": 1,
     "data": 1,
     "dist": 1,
+    "launch": 1,
     "masks": 1,
     "planning": 1,
     "tracking": 1,

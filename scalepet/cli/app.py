@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, NoReturn
 
 import typer
@@ -12,11 +13,13 @@ from scalepet.cli.answer import evaluate, predict
 from scalepet.cli.bench import bench
 from scalepet.cli.carry import export, import_
 from scalepet.cli.continual import continual
+from scalepet.cli.launch import launch
 from scalepet.cli.look import assets, report
 from scalepet.cli.plan import plan
 from scalepet.cli.train import train
-from scalepet.cli.voice import EXIT_REFUSED, end, refuse
+from scalepet.cli.voice import EXIT_REFUSED, end, fail, refuse, stop
 from scalepet.errors import ScalepetError
+from scalepet.signals import Stopped
 
 app = typer.Typer(
     epilog="""\b
@@ -46,7 +49,7 @@ def root(
         raise typer.Exit(EXIT_REFUSED)
 
 
-for _command in (train, continual, evaluate, predict, export, plan, report, bench, assets):
+for _command in (train, continual, evaluate, predict, export, plan, launch, report, bench, assets):
     app.command()(_command)
 app.command("import")(import_)
 
@@ -55,18 +58,26 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point; ends the process.
 
     What the user can mend (a ``ScalepetError``, a wrong option) becomes one message of rank 0 and
-    exit code 2 on every rank, without a traceback.
+    exit code 2 on every rank, without a traceback. A run that was asked to stop and has saved its
+    state ends with exit code 75, and all else with 1, a traceback and a line that names the rank.
     """
+    ending: Callable[[], NoReturn]
     try:
         code = app(
             args=None if arguments is None else list(arguments),
             prog_name="scalepet",
             standalone_mode=False,
         )
+        ending = partial(end, code or 0)
     except ScalepetError as error:
-        refuse(error.faults)
+        ending = partial(refuse, error.faults)
     except typer.TyperException as error:  # what typer itself finds wrong in the arguments
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "scalepet"
-        refuse([f"{error.format_message().rstrip('.')}; try: {command} --help"])
-    end(code or 0)
+        ending = partial(refuse, [f"{error.format_message().rstrip('.')}; try: {command} --help"])
+    except Stopped as stopped:
+        ending = partial(stop, str(stopped))
+    except Exception as error:
+        fail(error)
+    # Not above: an error holds on to a progress bar, which would hold on to the terminal.
+    ending()

@@ -10,6 +10,7 @@ import typer
 from scalepet.cli.arguments import Overrides
 from scalepet.cli.voice import is_main, quiet_libraries
 from scalepet.errors import ConfigError
+from scalepet.signals import StopRequest
 
 if TYPE_CHECKING:
     from scalepet.config import StreamConfig
@@ -66,6 +67,10 @@ def continual(
             target: label
         method: {name: lora, parts: [k, v], calibrated: true}
         lae: {freeze_epochs: 2, offline: [{travel: 0.1}]}
+
+    On SIGTERM or SIGUSR1, to any rank, all ranks save the stream after the step
+    or the batch of an evaluation that they are in, and end with exit code 75:
+    --resume goes on. Exit code 2 is a mistake to mend, and 1 a failure.
     """
     if fields:
         _show_fields()
@@ -75,20 +80,21 @@ def continual(
             "CONFIG is missing; allowed: scalepet continual STREAM.yaml, or scalepet continual"
             " --fields"
         )
-    from rich.console import Console
+    with StopRequest() as stop:
+        from rich.console import Console
 
-    from scalepet.config import read_stream_config
-    from scalepet.engine import join_processes, leave_processes
-    from scalepet.recipes import learn_stream
+        from scalepet.config import read_stream_config
+        from scalepet.engine import join_processes, leave_processes
+        from scalepet.recipes import learn_stream
 
-    stream = read_stream_config(config, overrides or ())
-    quiet_libraries()
-    join_processes()
-    for one in _in_orders(stream, orders):
-        for learnt in learn_stream(one, resume=resume, console=Console()):
-            if is_main():
-                _draw(learnt)
-    leave_processes()
+        stream = read_stream_config(config, overrides or ())
+        quiet_libraries()
+        join_processes()
+        for one in _in_orders(stream, orders):
+            for learnt in learn_stream(one, resume=resume, console=Console(), stop=stop):
+                if is_main():
+                    _draw(learnt)
+        leave_processes()
 
 
 def _in_orders(config: StreamConfig, num_orders: int) -> list[StreamConfig]:

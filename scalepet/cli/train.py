@@ -10,6 +10,7 @@ import typer
 from scalepet.cli.arguments import Overrides
 from scalepet.cli.voice import is_main, quiet_libraries
 from scalepet.errors import ConfigError
+from scalepet.signals import StopRequest
 
 
 def train(
@@ -47,6 +48,10 @@ def train(
           target: label
         method: {name: apet, budget: 4096}
         train: {epochs: 3}
+
+    On SIGTERM or SIGUSR1, to any rank, all ranks save the run after the step
+    or the batch of an evaluation that they are in, and end with exit code 75:
+    --resume goes on. Exit code 2 is a mistake to mend, and 1 a failure.
     """
     if fields:
         _show_fields()
@@ -55,14 +60,15 @@ def train(
         raise ConfigError(
             "CONFIG is missing; allowed: scalepet train RUN.yaml, or scalepet train --fields"
         )
-    from rich.console import Console
+    with StopRequest() as stop:
+        from rich.console import Console
 
-    from scalepet.config import read_config
-    from scalepet.recipes import finetune
+        from scalepet.config import read_config
+        from scalepet.recipes import finetune
 
-    run = read_config(config, overrides or ())
-    quiet_libraries()
-    finetune(run, resume=resume, console=Console())
+        run = read_config(config, overrides or ())
+        quiet_libraries()
+        finetune(run, resume=resume, console=Console(), stop=stop)
 
 
 def _show_fields() -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
 
+from scalepet.signals import EXIT_STOPPED
+
+EXIT_FAILED = 1
 EXIT_REFUSED = 2
+"""The user can mend it, and starting again does not."""
 
 SECONDS_TO_SPEAK = 5.0
 """Launchers kill all ranks once one has ended, and the one that speaks may be the slowest."""
@@ -29,6 +35,35 @@ def refuse(faults: Sequence[str]) -> NoReturn:
     else:
         time.sleep(SECONDS_TO_SPEAK)
     end(EXIT_REFUSED)
+
+
+def stop(words: str) -> NoReturn:
+    """Say why this process ends before its work is done, with a code that asks for it to go on."""
+    if is_main():
+        typer.echo(f"scalepet: {words}", err=True)
+    end(EXIT_STOPPED)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Show our own mistake or the machine's; the last line names the rank and its host."""
+    traceback.print_exception(error)
+    first_line = next(iter(str(error).splitlines()), "")
+    typer.echo(
+        f"scalepet: rank {os.environ.get('RANK', '0')} on {socket.gethostname()} failed:"
+        f" {type(error).__name__}: {first_line}{_ended_before()}",
+        err=True,
+    )
+    end(EXIT_FAILED)
+
+
+def _ended_before() -> str:
+    """A rank that was killed says nothing itself, and its neighbours see a broken connection."""
+    processes = sys.modules.get("scalepet.engine.processes")
+    ended = processes.ended_neighbours() if processes is not None else []
+    if not ended:
+        return ""
+    some = f"rank{'s' if len(ended) > 1 else ''} {', '.join(map(str, ended))}"
+    return f"; before that, {some} of this machine ended"
 
 
 def end(code: int) -> NoReturn:

@@ -21,6 +21,7 @@ from scalepet.engine.parameters import (
 )
 from scalepet.engine.processes import (
     end_process,
+    ended_neighbours,
     is_launched,
     join_processes,
     leave_processes,
@@ -57,6 +58,7 @@ __all__ = [
     "compose_ds_config",
     "each_row",
     "end_process",
+    "ended_neighbours",
     "full_shape",
     "is_launched",
     "join_processes",

@@ -30,6 +30,8 @@ class StepReport:
         num_tokens: source and target tokens of the global batch, without padding; 0 of pictures.
         seconds: wall-clock time of the step on this rank.
         num_pictures: of the global batch; 0 of texts.
+        is_stop_asked: whether any rank was asked to stop by the end of the step; the same on every
+            rank.
     """
 
     num_steps: int
@@ -40,6 +42,7 @@ class StepReport:
     num_tokens: int
     seconds: float
     num_pictures: int = 0
+    is_stop_asked: bool = False
 
     @property
     def tokens_per_second(self) -> float:
@@ -54,7 +57,12 @@ class StepReport:
 
 
 def train_step(
-    engine: Engine, step: Step, *, loss_sum: LossSum, learning_rate_factor: float
+    engine: Engine,
+    step: Step,
+    *,
+    loss_sum: LossSum,
+    learning_rate_factor: float,
+    is_stop_asked: Callable[[], bool] = lambda: False,
 ) -> StepReport:
     """Train on one step. All ranks together.
 
@@ -65,6 +73,8 @@ def train_step(
     Args:
         loss_sum: ``(model, tensors) -> ()`` loss summed over the targets of a micro-batch.
         learning_rate_factor: in [0, 1], what the peak rates are multiplied with.
+        is_stop_asked: of this rank. Looked at once the work is done, so that a request that comes
+            during the step counts; the answer goes through all ranks with the loss.
     """
     started = time.perf_counter()
     engine.in_training.train()
@@ -74,8 +84,9 @@ def train_step(
         loss.new_tensor(sum(getattr(batch, name) for batch in step.micro_batches))
         for name in ("num_tokens", "num_pictures")
     )
-    mean_loss, total_tokens, total_pictures = dist.sum_over_ranks(
-        torch.stack([loss / step.num_targets, num_tokens, num_pictures])
+    stop_asked = loss.new_tensor(is_stop_asked())
+    mean_loss, total_tokens, total_pictures, num_asked = dist.sum_over_ranks(
+        torch.stack([loss / step.num_targets, num_tokens, num_pictures, stop_asked])
     ).tolist()
     return StepReport(
         num_steps=step.index + 1,
@@ -86,6 +97,7 @@ def train_step(
         num_tokens=round(total_tokens),
         seconds=time.perf_counter() - started,
         num_pictures=round(total_pictures),
+        is_stop_asked=num_asked > 0,
     )
 
 

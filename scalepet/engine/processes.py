@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -9,6 +10,7 @@ import socket
 import sys
 import warnings
 from datetime import timedelta
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -18,10 +20,11 @@ from scalepet.errors import LaunchError
 _joined = False
 """Whether this process has been in a process group."""
 
-DEFAULT_TIMEOUT_SECONDS = 1800
-"""How long a collective waits for the others.
+DEFAULT_TIMEOUT_MINUTES = 30
+"""How long a collective waits for the others, where DEEPSPEED_TIMEOUT (minutes) does not say.
 
-Rank 0 may read a large checkpoint for minutes before it joins one.
+Rank 0 may read a large checkpoint for minutes before it joins one. A process that ends is noticed
+at once; only a machine that falls silent makes the others wait so long.
 """
 
 _SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -51,10 +54,13 @@ def pick_device() -> torch.device:
     return device
 
 
-def join_processes(*, timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS) -> torch.device:
+def join_processes(*, timeout_seconds: int | None = None) -> torch.device:
     """Start the process group through DeepSpeed and return this rank's device. Safe to call again.
 
     A process that no launcher started becomes a group of one.
+
+    Args:
+        timeout_seconds: how long a collective waits for the others; None for what the user says.
 
     Raises:
         LaunchError: the environment of the launcher is not whole, or the group cannot be formed.
@@ -71,6 +77,8 @@ def join_processes(*, timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS) -> torch.d
         )
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if timeout_seconds is None:
+        timeout_seconds = 60 * _timeout_minutes()
     # Groups that DeepSpeed makes itself take their timeout from here, not from init_distributed.
     os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, timeout_seconds // 60)))
     deepspeed = quiet_deepspeed()
@@ -112,11 +120,46 @@ def end_process(code: int) -> NoReturn:
     os._exit(code)
 
 
+def ended_neighbours() -> list[int]:
+    """Ranks of this machine that have ended while this one still runs. Not a collective.
+
+    It is due to them that a collective breaks. Empty where the launcher is not DeepSpeed's.
+    """
+    parent, own = os.getppid(), int(os.environ.get("RANK", "0"))
+    first = own - int(os.environ.get("LOCAL_RANK", "0"))
+    expected = range(first, first + int(os.environ.get("LOCAL_SIZE", "0")))
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    there = (
+        {_rank_of(child) for child in children.read_text().split()} if children.is_file() else {}
+    )
+    return [rank for rank in expected if rank not in there] if own in there else []
+
+
+def _rank_of(process: str) -> int | None:
+    """As its environment says, which is gone once it has ended."""
+    with contextlib.suppress(OSError):
+        for variable in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(b"RANK="):
+                return int(variable.removeprefix(b"RANK="))
+    return None
+
+
 def peak_memory_bytes() -> int:
     """The most memory that this process has held: of its GPU where it has one, else of the host."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _timeout_minutes() -> int:
+    """
+    Raises:
+        LaunchError: DEEPSPEED_TIMEOUT is no whole number of minutes.
+    """
+    text = os.environ.get("DEEPSPEED_TIMEOUT", str(DEFAULT_TIMEOUT_MINUTES))
+    if not text.isdecimal() or int(text) == 0:
+        raise LaunchError(f"DEEPSPEED_TIMEOUT is {text!r}; allowed: a whole number of minutes")
+    return int(text)
 
 
 def _become_a_group_of_one() -> None:

@@ -23,7 +23,7 @@ from scalepet import backbones, build, data, dist, engine
 from scalepet.backbones import Loaded
 from scalepet.build import Plan
 from scalepet.data import Examples, Rows, Source, Task
-from scalepet.engine import Answers
+from scalepet.engine import Answers, Track
 from scalepet.errors import CheckpointError, ConfigError, Faults
 from scalepet.lae import Vote, experts, voted
 from scalepet.recipes import screen
@@ -36,7 +36,7 @@ class Ready:
 
     Attributes:
         is_sharded: every forward takes all ranks.
-        console: where the progress is shown.
+        track: shows the progress of the batches.
         vote: how several adapters that are on it decide together.
     """
 
@@ -44,7 +44,7 @@ class Ready:
     model: nn.Module
     device: torch.device
     is_sharded: bool
-    console: Console
+    track: Track
     vote: Vote | None = None
 
     def answer(self, encoded: Examples) -> Answers:
@@ -59,7 +59,7 @@ class Ready:
             micro_batch_size=self.plan.config.evaluate.micro_batch_size,
             pad_id=self.plan.pad_id,
             device=self.device,
-            track=screen.bar(self.console),
+            track=self.track,
         )
 
     def score(self, encoded: Examples) -> dict[str, float]:
@@ -99,13 +99,13 @@ class Wearer:
         once, with all of them, where they vote.
         """
         model, is_sharded = self.loaded.model, engine.zero_stage(self.ds_config) == 3
-        console = Console(stderr=True)  # what is asked for goes to stdout
+        track = screen.bar(Console(stderr=True))  # what is asked for goes to stdout
         for adapter in self.adapters if self.vote is None else self.adapters[:1]:
             with backbones.recording_additions(model) as additions:
                 build.attach(adapter.plan.method, self.loaded)
             dist.together(partial(load_adapter, model, adapter))
             with engine.untrained(model, self.ds_config, self.device), self._all_on():
-                yield Ready(adapter.plan, model, self.device, is_sharded, console, self.vote)
+                yield Ready(adapter.plan, model, self.device, is_sharded, track, self.vote)
             backbones.detach(model, additions)
 
     def _all_on(self) -> contextlib.AbstractContextManager[None]:

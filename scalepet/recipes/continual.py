@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from scalepet import backbones, dist, engine
-from scalepet.config import StreamConfig, plain
+from scalepet.config import StreamConfig
 from scalepet.data import Batch, Results
 from scalepet.engine import Engine, RunState, StepReport
 from scalepet.errors import ScalepetError
@@ -27,8 +28,17 @@ from scalepet.recipes.learner import Carried, Learner, start_learner
 from scalepet.recipes.masks import saved_positions
 from scalepet.recipes.prepare_stream import PreparedStream, prepare_stream
 from scalepet.recipes.proof import Proof
-from scalepet.recipes.run_folder import ADAPTER, STATE, describe_run, write_result
-from scalepet.tracking import Trackers, open_trackers, track_steps
+from scalepet.recipes.run_folder import (
+    ADAPTER,
+    STATE,
+    describe_run,
+    open_logs,
+    show_result,
+    write_result,
+)
+from scalepet.recipes.stop import stopped, stopping_together, until_asked
+from scalepet.signals import Stopped, StopRequest
+from scalepet.tracking import Trackers, track_steps
 
 ONLINE, ENSEMBLE = "online", "ensemble"
 
@@ -61,16 +71,22 @@ class Learnt:
     trackers: Trackers = field(repr=False)
 
 
-def learn_stream(config: StreamConfig, *, resume: bool, console: Console) -> Iterator[Learnt]:
+def learn_stream(
+    config: StreamConfig, *, resume: bool, console: Console, stop: StopRequest | None = None
+) -> Iterator[Learnt]:
     """Learn a stream, and say so after each experience. Called on every rank, which are joined by
     then, and gone through to its end.
 
     Args:
         resume: go on where the stream in the folder stopped; start where there is none.
+        stop: where others ask the stream to stop.
 
     Raises:
         ScalepetError: on all ranks alike.
+        Stopped: on all ranks, with the state saved; while the stream loads, on those that were
+            asked.
     """
+    stop = stop or StopRequest()
     prepared = dist.together(lambda: prepare_stream(config, resume=resume))
     state = _load(prepared)
     progress = Progress(**state.progress["stream"]) if state else Progress()
@@ -82,8 +98,8 @@ def learn_stream(config: StreamConfig, *, resume: bool, console: Console) -> Ite
         return
     learner = start_learner(prepared, state, index=progress.experience)
     torch.manual_seed(config.seed + 1 + dist.rank())  # dropout is a rank's own
-    story = _Story(prepared, learner, console, results, state)
-    with _open_run(story, progress) as story.trackers:
+    story = _Story(prepared, learner, console, results, state, stop)
+    with stopping_together(stop), _open_run(story, progress) as story.trackers:
         for index in range(progress.experience, len(prepared.lessons)):
             if index > progress.experience:
                 learner.meet(index)
@@ -103,6 +119,7 @@ class _Story:
     console: Console
     results: Results
     state: RunState | None
+    stop: StopRequest
     trackers: Trackers = field(default_factory=Trackers)
     started: float = field(default_factory=time.perf_counter)
 
@@ -118,7 +135,8 @@ class _Story:
         carried = None
         if self.state is not None and start:
             carried = Carried(self.state.trained, self.state.moments, self.state.adam_steps)
-        for phase in (phase for phase in phases if phase.stop > start):
+        # The last one begins also where only the examination is left.
+        for phase in (phase for phase in phases if phase.stop > start or phase is phases[-1]):
             runner = self.learner.begin(index, phase, carried)
             if self.state is not None:
                 engine.restore_random_states(self.state)
@@ -127,11 +145,14 @@ class _Story:
             self._train(
                 runner, copies, index, dataclasses.replace(phase, start=max(start, phase.start))
             )
-            self.learner.end(runner, copies, phase)
+            self.learner.end(copies)
             if phase.is_frozen:
                 carried = _carry(runner)
                 runner.close()
-        self._examine(runner, index)
+        try:
+            self._examine(runner, index)
+        except Stopped:
+            self._stop(runner, self.learner.offline, Progress(index, lesson.num_steps))
         if index + 1 == len(self.prepared.lessons):
             self._conclude()
         self._save(runner, self.learner.offline, Progress(index + 1))
@@ -156,6 +177,8 @@ class _Story:
                 self.trackers.log(
                     before + report.num_steps, _train_values(report, index), kind="train"
                 )
+            if report.is_stop_asked:
+                self._stop(runner, copies.read(), Progress(index, report.num_steps))
             is_due = report.num_steps % (every or lesson.loader.steps_per_epoch) == 0
             if is_due and report.num_steps < lesson.num_steps:
                 self._save(runner, copies.read(), Progress(index, report.num_steps))
@@ -181,7 +204,13 @@ class _Story:
                 num_steps=lesson.num_steps,
                 num_warmup_steps=round(train.warmup * lesson.num_steps),
             )
-            yield engine.train_step(runner, step, loss_sum=loss_sum, learning_rate_factor=factor)
+            yield engine.train_step(
+                runner,
+                step,
+                loss_sum=loss_sum,
+                learning_rate_factor=factor,
+                is_stop_asked=lambda: self.stop.is_made,
+            )
 
     def _proof(self, runner: Engine) -> Proof:
         lesson, plan = self.prepared.lessons[0], self.prepared.plan
@@ -224,7 +253,7 @@ class _Story:
                 micro_batch_size=self.prepared.config.evaluate.micro_batch_size,
                 pad_id=self.prepared.plan.pad_id,
                 device=runner.device,
-                track=screen.bar(self.console),
+                track=until_asked(screen.bar(self.console), self.stop),
             )
         answers = torch.tensor(found)
         shares = (answers == right[:, None]).double().mean(0).tolist()
@@ -269,7 +298,19 @@ class _Story:
             "seconds": round(time.perf_counter() - self.started, 3),
             "peak_memory_bytes": peak_bytes,
         }
-        engine.on_main(lambda: write_result(self.prepared.config.output, result))
+        folder = self.prepared.config.output
+        engine.on_main(lambda: write_result(folder, result))
+        if dist.is_main():
+            self.trackers.table("accuracies", *self.results.as_table())
+            adapters = [path for path in sorted(folder.glob(f"{ADAPTER}*")) if not path.suffix]
+            show_result(self.trackers, result, adapters=adapters)
+
+    def _stop(
+        self, runner: Engine, copies: Sequence[Mapping[str, Tensor]], progress: Progress
+    ) -> NoReturn:
+        self._save(runner, copies, progress)
+        num_steps = self.prepared.steps_before(progress.experience) + progress.num_steps
+        raise stopped(num_steps=num_steps, total=self.prepared.num_steps)
 
     def _save(
         self, runner: Engine, copies: Sequence[Mapping[str, Tensor]], progress: Progress
@@ -309,21 +350,12 @@ def _open_run(story: _Story, progress: Progress) -> Trackers:
     prepared, learner = story.prepared, story.learner
     config = prepared.config
     counts = learner.counts()
-    describe_run(config, counts=counts, majority=None)
+    record = describe_run(config, counts=counts, majority=None)
     done = prepared.steps_before(progress.experience) + progress.num_steps
     screen.introduce_stream(
         story.console, prepared, counts=counts, how=learner.loaded.how, resumed_at=done
     )
-    last_step = done or -1
-    if config.wandb.mode == "off":
-        return open_trackers(config.output, last_step=last_step)
-    return open_trackers(
-        config.output,
-        last_step=last_step,
-        wandb_project=config.wandb.project,
-        mode=config.wandb.mode,
-        config=plain(config),
-    )
+    return open_logs(config, record, last_step=done or -1)
 
 
 def _train_values(report: StepReport, index: int) -> dict[str, float]:

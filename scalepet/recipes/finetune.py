@@ -8,12 +8,13 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from rich.console import Console
 
 from scalepet import build, dist, engine
-from scalepet.config import RunConfig, plain
+from scalepet.config import RunConfig
 from scalepet.engine import Engine, StepReport
 from scalepet.errors import ScalepetError
 from scalepet.pet import Method
@@ -23,8 +24,17 @@ from scalepet.recipes.answer import Ready
 from scalepet.recipes.masks import MaskMover, chosen, saved_positions, with_saved_positions
 from scalepet.recipes.prepare import Prepared, majority, prepare
 from scalepet.recipes.proof import Proof
-from scalepet.recipes.run_folder import ADAPTER, STATE, describe_run, write_result
-from scalepet.tracking import Trackers, open_trackers, track_steps
+from scalepet.recipes.run_folder import (
+    ADAPTER,
+    STATE,
+    describe_run,
+    open_logs,
+    show_result,
+    write_result,
+)
+from scalepet.recipes.stop import stopped, stopping_together, until_asked
+from scalepet.signals import Stopped, StopRequest
+from scalepet.tracking import Trackers, track_steps
 
 
 @dataclass(frozen=True)
@@ -36,35 +46,64 @@ class Progress:
         best_step: the evaluated step with the best score, 0 if none yet.
         best_score: its score.
         num_bad_evaluations: evaluations since then, for early stopping.
+        awaits_evaluation: an evaluation is due after these steps and was not made.
     """
 
     num_steps: int = 0
     best_step: int = 0
     best_score: float | None = None
     num_bad_evaluations: int = 0
+    awaits_evaluation: bool = False
 
 
-def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
+def finetune(
+    config: RunConfig, *, resume: bool, console: Console, stop: StopRequest | None = None
+) -> None:
     """Train, evaluate, keep the best adapter and the state of the run. Called on every rank.
 
     Args:
         resume: go on where the run in the folder stopped; start where there is none.
+        stop: where others ask this run to stop.
 
     Raises:
         ScalepetError: on all ranks alike.
+        Stopped: on all ranks, with the state saved; while the run loads, on those that were asked.
     """
+    stop = stop or StopRequest()
     engine.join_processes()
     prepared = dist.together(lambda: prepare(config, resume=resume))
     runner, method, progress, how = _start(prepared)
-    trackers = _open_run(prepared, runner, progress, console, how=how)
     started = time.perf_counter()
-    with trackers:
-        if progress.num_steps == 0:
-            scores = _evaluate(prepared, runner, console)
-            trackers.log(0, scores, kind="eval")
+    with (
+        stopping_together(stop),
+        _open_run(prepared, runner, progress, console, how=how) as trackers,
+    ):
         mover = MaskMover(method, runner, num_steps=prepared.num_steps)
-        proof = _proof(prepared, runner, method) if progress.num_steps == 0 else None
-        for report in _steps(prepared, mover, progress, console):
+        story = _Story(prepared, mover, trackers, console, stop)
+        progress = story.train(progress)
+        story.conclude(progress, seconds=time.perf_counter() - started)
+    engine.leave_processes()
+
+
+@dataclass(frozen=True)
+class _Story:
+    """What goes through a run from its first step to its last one."""
+
+    prepared: Prepared
+    mover: MaskMover
+    trackers: Trackers
+    console: Console
+    stop: StopRequest
+
+    def train(self, progress: Progress) -> Progress:
+        """The steps that are left, and the evaluations between them."""
+        prepared, config, proof = self.prepared, self.prepared.plan.config, None
+        if progress.num_steps == 0:
+            self.trackers.log(0, self._evaluate(), kind="eval")
+            proof = _proof(prepared, self.mover.runner, self.mover.method)
+        elif progress.awaits_evaluation:
+            progress = self._examine(progress)
+        for report in self._steps(progress):
             if not math.isfinite(report.loss):
                 raise ScalepetError(
                     f"the loss is {report.loss} at step {report.num_steps};"
@@ -74,23 +113,107 @@ def finetune(config: RunConfig, *, resume: bool, console: Console) -> None:
             if proof is not None:
                 proof.look(report.num_steps)
             if report.num_steps % config.train.log_every == 0:
-                trackers.log(report.num_steps, _train_values(report), kind="train")
-            if not _is_evaluated(prepared, report.num_steps):
-                continue
-            scores = _evaluate(prepared, runner, console)
-            trackers.log(report.num_steps, scores, kind="eval")
-            progress = _judge(prepared, mover, progress, scores, report.num_steps)
-            engine.save_run_state(
-                config.output / STATE,
-                runner,
-                progress=dataclasses.asdict(progress),
-                fingerprint=prepared.fingerprint,
-                fixed=saved_positions(mover.method),
+                self.trackers.log(report.num_steps, _train_values(report), kind="train")
+            is_due = _is_evaluated(prepared, report.num_steps)
+            progress = dataclasses.replace(progress, num_steps=report.num_steps)
+            if report.is_stop_asked:
+                self._stop(dataclasses.replace(progress, awaits_evaluation=is_due))
+            if is_due:
+                progress = self._examine(progress)
+                if _has_stalled(config, progress):
+                    break
+        return progress
+
+    def _examine(self, progress: Progress) -> Progress:
+        """Evaluate, keep the adapter if it is the best so far, and the state of the run."""
+        try:
+            scores = self._evaluate()
+        except Stopped:
+            self._stop(dataclasses.replace(progress, awaits_evaluation=True))
+        self.trackers.log(progress.num_steps, scores, kind="eval")
+        progress = _judge(self.prepared, self.mover, progress, scores)
+        self._save(progress)
+        return progress
+
+    def _evaluate(self) -> dict[str, float]:
+        """Scores of the evaluation split as ``eval/accuracy`` and so on, the same on every rank."""
+        prepared, runner = self.prepared, self.mover.runner
+        track = until_asked(screen.bar(self.console), self.stop)
+        ready = Ready(prepared.plan, runner.module, runner.device, runner.is_sharded, track)
+        return {f"eval/{name}": value for name, value in ready.score(prepared.eval).items()}
+
+    def _stop(self, progress: Progress) -> NoReturn:
+        self._save(progress)
+        raise stopped(num_steps=progress.num_steps, total=self.prepared.num_steps)
+
+    def _save(self, progress: Progress) -> None:
+        engine.save_run_state(
+            self.prepared.plan.config.output / STATE,
+            self.mover.runner,
+            progress=dataclasses.asdict(progress),
+            fingerprint=self.prepared.fingerprint,
+            fixed=saved_positions(self.mover.method),
+        )
+
+    def _steps(self, progress: Progress) -> Iterator[StepReport]:
+        """The optimizer steps that are left, under a progress bar."""
+        return track_steps(
+            self._each_step(progress),
+            total=self.prepared.num_steps,
+            start=progress.num_steps,
+            describe=lambda report: {
+                "loss": report.loss,
+                "lr": report.learning_rate,
+                **report.speed,
+            },
+            shown=dist.is_main(),
+            console=self.console,
+        )
+
+    def _each_step(self, progress: Progress) -> Iterator[StepReport]:
+        """Step by step, with the moves of the mask that are due."""
+        prepared, config, mover = self.prepared, self.prepared.plan.config, self.mover
+        if _has_stalled(config, progress):
+            return
+        num_left = prepared.num_steps - progress.num_steps
+        for step in itertools.islice(prepared.loader.steps(progress.num_steps), num_left):
+            factor = engine.learning_rate_factor(
+                config.train.schedule,
+                step.index,
+                num_steps=prepared.num_steps,
+                num_warmup_steps=round(config.train.warmup * prepared.num_steps),
             )
-            if _has_stalled(config, progress):
-                break
-    _conclude(prepared, progress, seconds=time.perf_counter() - started, console=console)
-    engine.leave_processes()
+            with mover.watching(step.index + 1):
+                report = engine.train_step(
+                    mover.runner,
+                    step,
+                    loss_sum=prepared.plan.loss_sum,
+                    learning_rate_factor=factor,
+                    is_stop_asked=lambda: self.stop.is_made,
+                )
+            mover.move(report.num_steps)
+            yield report
+
+    def conclude(self, progress: Progress, *, seconds: float) -> None:
+        """Write result.json and say what came out. All ranks together."""
+        peak_bytes = max(dist.all_gather_objects(engine.peak_memory_bytes()))
+        if not dist.is_main():
+            return
+        prepared = self.prepared
+        folder, metric = prepared.plan.config.output, prepared.plan.task.metrics[0]
+        _, record = engine.read_folder(folder / ADAPTER)
+        result = {
+            "best_step": progress.best_step,
+            "metrics": record["metrics"],
+            "num_steps": progress.num_steps,
+            "seconds": round(seconds, 3),
+            "peak_memory_bytes": peak_bytes,
+        }
+        write_result(folder, result)
+        show_result(self.trackers, result, adapters=[folder / ADAPTER])
+        screen.conclude(
+            self.console, prepared, result, metric=metric, majority=majority(prepared.eval)
+        )
 
 
 def _start(prepared: Prepared) -> tuple[Engine, Method, Progress, str]:
@@ -163,7 +286,7 @@ def _open_run(
         "head": num_trained - plan.method.num_parameters,
         "backbone": runner.num_frozen,
     }
-    describe_run(config, counts=counts, majority=majority(prepared.eval))
+    record = describe_run(config, counts=counts, majority=majority(prepared.eval))
     screen.introduce(
         console,
         prepared,
@@ -172,57 +295,7 @@ def _open_run(
         resumed_at=progress.num_steps,
         how=how,
     )
-    last_step = progress.num_steps or -1
-    if config.wandb.mode == "off":
-        return open_trackers(config.output, last_step=last_step)
-    return open_trackers(
-        config.output,
-        last_step=last_step,
-        wandb_project=config.wandb.project,
-        mode=config.wandb.mode,
-        config=plain(config),
-    )
-
-
-def _steps(
-    prepared: Prepared, mover: MaskMover, progress: Progress, console: Console
-) -> Iterator[StepReport]:
-    """The optimizer steps that are left, under a progress bar."""
-    return track_steps(
-        _train(prepared, mover, progress),
-        total=prepared.num_steps,
-        start=progress.num_steps,
-        describe=lambda report: {
-            "loss": report.loss,
-            "lr": report.learning_rate,
-            **report.speed,
-        },
-        shown=dist.is_main(),
-        console=console,
-    )
-
-
-def _train(prepared: Prepared, mover: MaskMover, progress: Progress) -> Iterator[StepReport]:
-    """Step by step, with the moves of the mask that are due."""
-    config, num_left = prepared.plan.config, prepared.num_steps - progress.num_steps
-    if _has_stalled(config, progress):
-        return
-    for step in itertools.islice(prepared.loader.steps(progress.num_steps), num_left):
-        factor = engine.learning_rate_factor(
-            config.train.schedule,
-            step.index,
-            num_steps=prepared.num_steps,
-            num_warmup_steps=round(config.train.warmup * prepared.num_steps),
-        )
-        with mover.watching(step.index + 1):
-            report = engine.train_step(
-                mover.runner,
-                step,
-                loss_sum=prepared.plan.loss_sum,
-                learning_rate_factor=factor,
-            )
-        mover.move(report.num_steps)
-        yield report
+    return open_logs(config, record, last_step=progress.num_steps or -1)
 
 
 def _train_values(report: StepReport) -> dict[str, float]:
@@ -243,25 +316,20 @@ def _is_evaluated(prepared: Prepared, num_steps: int) -> bool:
     return num_steps % every == 0 or num_steps == prepared.num_steps
 
 
-def _evaluate(prepared: Prepared, runner: Engine, console: Console) -> dict[str, float]:
-    """Scores of the evaluation split as ``eval/accuracy`` and so on, the same on every rank."""
-    ready = Ready(prepared.plan, runner.module, runner.device, runner.is_sharded, console)
-    return {f"eval/{name}": value for name, value in ready.score(prepared.eval).items()}
-
-
 def _judge(
     prepared: Prepared,
     mover: MaskMover,
     progress: Progress,
     scores: dict[str, float],
-    num_steps: int,
 ) -> Progress:
     """Keep the adapter if its first metric is the best so far."""
-    plan = prepared.plan
+    plan, num_steps = prepared.plan, progress.num_steps
     score = scores[f"eval/{plan.task.metrics[0]}"]
     if progress.best_score is not None and score <= progress.best_score:
         return dataclasses.replace(
-            progress, num_steps=num_steps, num_bad_evaluations=progress.num_bad_evaluations + 1
+            progress,
+            num_bad_evaluations=progress.num_bad_evaluations + 1,
+            awaits_evaluation=False,
         )
     tensors, fixed = mover.runner.read_trained(), saved_positions(mover.method)
     folder = plan.config.output / ADAPTER
@@ -276,21 +344,3 @@ def _judge(
 def _has_stalled(config: RunConfig, progress: Progress) -> bool:
     patience = config.train.patience
     return patience is not None and progress.num_bad_evaluations >= patience
-
-
-def _conclude(prepared: Prepared, progress: Progress, *, seconds: float, console: Console) -> None:
-    """Write result.json and say what came out. All ranks together."""
-    peak_bytes = max(dist.all_gather_objects(engine.peak_memory_bytes()))
-    if not dist.is_main():
-        return
-    folder, metric = prepared.plan.config.output, prepared.plan.task.metrics[0]
-    _, record = engine.read_folder(folder / ADAPTER)
-    result = {
-        "best_step": progress.best_step,
-        "metrics": record["metrics"],
-        "num_steps": progress.num_steps,
-        "seconds": round(seconds, 3),
-        "peak_memory_bytes": peak_bytes,
-    }
-    write_result(folder, result)
-    screen.conclude(console, prepared, result, metric=metric, majority=majority(prepared.eval))

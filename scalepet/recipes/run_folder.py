@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import scalepet
 from scalepet import dist
 from scalepet.config import RunConfig, StreamConfig, plain
 from scalepet.errors import CheckpointError
-from scalepet.tracking import without_secrets
+from scalepet.tracking import Trackers, open_trackers, without_secrets
 
 ADAPTER = "adapter"
 STATE = "state"
@@ -51,8 +51,12 @@ def open_run_folder(folder: Path, *, resume: bool) -> bool:
 
 def describe_run(
     config: RunConfig | StreamConfig, *, counts: Mapping[str, int], majority: float | None
-) -> None:
-    """Write config.yaml and run.json: what ran, its versions, its commit, its command."""
+) -> dict[str, Any]:
+    """Write config.yaml and run.json: what ran, its versions, its commit, its command.
+
+    Returns:
+        What run.json holds.
+    """
     folder = config.output
     text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
     (folder / "config.yaml").write_text(text, encoding="utf-8")
@@ -67,6 +71,37 @@ def describe_run(
         "majority": majority,
     }
     (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def open_logs(
+    config: RunConfig | StreamConfig, record: Mapping[str, Any], *, last_step: int
+) -> Trackers:
+    """The trackers of the run, on rank 0.
+
+    Args:
+        record: what run.json holds; all but the command goes to wandb with the config.
+        last_step: the step that the run resumes from, -1 for a fresh one.
+    """
+    if config.wandb.mode == "off":
+        return open_trackers(config.output, last_step=last_step)
+    known = {name: value for name, value in record.items() if name != "command"}
+    return open_trackers(
+        config.output,
+        last_step=last_step,
+        wandb_project=config.wandb.project,
+        mode=config.wandb.mode,
+        config={**plain(config), "run": known},
+    )
+
+
+def show_result(trackers: Trackers, result: Mapping[str, Any], *, adapters: Sequence[Path]) -> None:
+    """Tell the trackers what is in result.json, and give them the adapters."""
+    numbers = {name: value for name, value in result.items() if name != "metrics"}
+    scores = {name.removeprefix("eval/"): value for name, value in result["metrics"].items()}
+    trackers.conclude({**numbers, **scores})
+    for folder in adapters:
+        trackers.keep(folder)
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:

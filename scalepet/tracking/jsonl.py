@@ -19,6 +19,9 @@ OWN_FIELDS = ("step", "kind", "seconds")
 class JsonlTracker:
     """Appends records to a file so that a killed run loses none that it logged.
 
+    What was logged of a step stays: a record of a kind that has that step or a later one is what a
+    resumed run makes again, and is left out.
+
     A line is ``{"step": 20, "kind": "train", "seconds": 3.21, "loss": 0.71, ...}``. ``seconds``
     counts the working time of the run up to the record, over all its resumes. What is not a finite
     number is written as ``NaN`` or ``Infinity``, which Python's json reads back.
@@ -39,11 +42,11 @@ class JsonlTracker:
     def log(self, step: int, values: Mapping[str, float | int | str], *, kind: str) -> None:
         """Appends one record; ``values`` may not name step, kind or seconds, which are added."""
         assert not values.keys() & set(OWN_FIELDS), f"{OWN_FIELDS} are the tracker's: {values}"
+        if step <= self._last_steps.get(kind, -1):
+            return
+        self._last_steps[kind] = step
         seconds = round(time.monotonic() - self._start_seconds, 3)
         self._write({"step": step, "kind": kind, "seconds": seconds, **without_secrets(values)})
-
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """Does nothing: the file itself is the record."""
 
     def truncate_after(self, step: int) -> None:
         """Drops the records of later steps, which a resumed run makes again."""
@@ -59,6 +62,7 @@ class JsonlTracker:
         fresh.write_text("".join(_line(record) for record in records), encoding="utf-8")
         os.replace(fresh, self.path)
         self._file = self.path.open("a", encoding="utf-8")
+        self._last_steps = {record["kind"]: record["step"] for record in records}
         self._start_seconds = time.monotonic() - (records[-1]["seconds"] if records else 0.0)
 
     def _write(self, record: Record) -> None:

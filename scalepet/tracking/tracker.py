@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from scalepet.tracking.jsonl import JsonlTracker
+from scalepet.tracking.jsonl import JsonlTracker, read_records
 from scalepet.tracking.wandb import WandbMode, WandbTracker
 
 Value = float | int | str
@@ -19,18 +19,32 @@ class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, Value], *, kind: str) -> None:
         """Records values of one step; ``kind`` says what made them: "train", "eval", ..."""
 
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """Shows a .png file of one step, where pictures can be shown."""
-
     def close(self) -> None:
         """Writes what is left. Nothing is logged afterwards."""
+
+
+class Gallery(Tracker, Protocol):
+    """A tracker that also shows what lies in the run folder as files, and so needs no record."""
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Shows a .png file of one step."""
+
+    def conclude(self, result: Mapping[str, Value]) -> None:
+        """What came out of the run, as numbers by name."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+        """Shows a table; a column holds numbers or texts."""
+
+    def keep(self, folder: Path) -> None:
+        """Keeps the files of a folder, such as an adapter."""
 
 
 class Trackers:
     """Several trackers as one; with none, a tracker that keeps nothing (for other ranks)."""
 
-    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
-        self._trackers = tuple(trackers)
+    def __init__(self, trackers: Sequence[Tracker] = (), galleries: Sequence[Gallery] = ()) -> None:
+        self._galleries = tuple(galleries)
+        self._trackers = (*trackers, *galleries)
 
     def __enter__(self) -> Trackers:
         return self
@@ -43,8 +57,20 @@ class Trackers:
             tracker.log(step, values, kind=kind)
 
     def picture(self, step: int, name: str, path: Path) -> None:
-        for tracker in self._trackers:
-            tracker.picture(step, name, path)
+        for gallery in self._galleries:
+            gallery.picture(step, name, path)
+
+    def conclude(self, result: Mapping[str, Value]) -> None:
+        for gallery in self._galleries:
+            gallery.conclude(result)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> None:
+        for gallery in self._galleries:
+            gallery.table(name, columns, rows)
+
+    def keep(self, folder: Path) -> None:
+        for gallery in self._galleries:
+            gallery.keep(folder)
 
     def close(self) -> None:
         for tracker in self._trackers:
@@ -79,6 +105,11 @@ def open_trackers(
     if wandb_project is None:
         return Trackers([records])
     online = WandbTracker(
-        folder, project=wandb_project, name=name or folder.name, mode=mode, config=config or {}
+        folder,
+        project=wandb_project,
+        name=name or folder.name,
+        mode=mode,
+        config=config or {},
+        backlog=read_records(records.path),
     )
-    return Trackers([records, online])
+    return Trackers([records], [online])

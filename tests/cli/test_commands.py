@@ -71,7 +71,11 @@ def test_evaluate_prints_its_scores(run: Any, recipe: Any) -> None:
     assert (ended.code, ended.out) == (0, "accuracy\t0.75\nloss\t1.23457\nrows\t600\n")
     args, options = evaluate.calls[0]
     assert args == ([Path("runs/first")],)
-    assert options == {"overrides": {"evaluate": {"num_beams": 4}}, "other_weights": True}
+    assert options == {
+        "overrides": {"evaluate": {"num_beams": 4}},
+        "other_weights": True,
+        "vote": None,
+    }
 
 
 def test_several_adapters_are_scored_side_by_side(run: Any, recipe: Any) -> None:

@@ -21,6 +21,7 @@ COMMANDS = (
     "export",
     "import",
     "plan",
+    "launch",
     "report",
     "bench",
     "assets",

@@ -24,6 +24,7 @@ from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 from scalepet import dist
 from scalepet.engine import (
     end_process,
+    ended_neighbours,
     is_launched,
     join_processes,
     leave_processes,
@@ -100,6 +101,31 @@ class TestLauncher:
             join_processes()
         assert f"lacks {', '.join(missing)};" in str(caught.value)
         assert not torch.distributed.is_initialized()
+
+
+class TestTimeout:
+    @pytest.mark.parametrize("minutes", ["0", "-1", "1.5", "soon"])
+    def test_no_minutes(self, minutes: str, no_launcher: pytest.MonkeyPatch) -> None:
+        no_launcher.setenv("DEEPSPEED_TIMEOUT", minutes)
+        with pytest.raises(LaunchError, match=f"DEEPSPEED_TIMEOUT is '{minutes}'; allowed"):
+            join_processes()
+
+    @pytest.mark.parametrize(("minutes", "expected"), [(None, 1800), ("7", 420)])
+    def test_what_the_user_says_holds_for_all_groups(
+        self, minutes: str | None, expected: int, no_launcher: pytest.MonkeyPatch
+    ) -> None:
+        """DeepSpeed reads the variable itself for groups that it makes, in minutes."""
+        given: dict[str, Any] = {}
+        no_launcher.setattr(deepspeed, "init_distributed", lambda **options: given.update(options))
+        no_launcher.setattr("scalepet.engine.processes._joined", False)
+        no_launcher.delenv("DEEPSPEED_TIMEOUT", raising=False)
+        if minutes is not None:
+            no_launcher.setenv("DEEPSPEED_TIMEOUT", minutes)
+        for name, value in LAUNCHED.items():
+            no_launcher.setenv(name, value)
+        join_processes()
+        assert given["timeout"].total_seconds() == expected
+        assert int(os.environ["DEEPSPEED_TIMEOUT"]) * 60 == expected
 
 
 class TestTheSharedMemoryOp:
@@ -190,6 +216,40 @@ def test_a_stale_lock_and_no_compiler_are_no_obstacle(stale_lock: Path, run_rank
         assert f"rank {rank} of 2: sums 3 and 3.0" in output
     assert os.listdir(stale_lock.parent) == ["lock"]
     assert os.listdir(stale_lock.parent.parent) == [SHM_OP]
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(120)
+def test_a_killed_neighbour_is_found(tmp_path: Path) -> None:
+    """Of ranks 4, 5 and 6 on this machine the middle one is killed, and nobody waits for it."""
+    middle_is_dead = tmp_path / "dead"
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from scalepet.engine import ended_neighbours\n"
+        f"while not Path({str(middle_is_dead)!r}).exists():\n    time.sleep(0.05)\n"
+        "print(ended_neighbours())\n"
+        "time.sleep(5)\n"
+    )
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, "RANK": str(4 + i), "LOCAL_RANK": str(i), "LOCAL_SIZE": "3"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(3)
+    ]
+    ranks[1].kill()
+    middle_is_dead.touch()
+    outputs = [rank.communicate(timeout=60)[0] for rank in (ranks[0], ranks[2])]
+    assert outputs == ["[5]\n", "[5]\n"]
+    assert ranks[1].wait() == -9
+
+
+def test_no_neighbours_without_deepspeeds_launcher(no_launcher: pytest.MonkeyPatch) -> None:
+    no_launcher.delenv("LOCAL_SIZE", raising=False)
+    assert ended_neighbours() == []
 
 
 @pytest.mark.distributed

@@ -34,7 +34,7 @@ def test_all_trackers_get_all_records_and_are_closed() -> None:
 
 def test_all_trackers_get_all_pictures() -> None:
     recorders = Recorder(), Recorder()
-    Trackers(recorders).picture(3, "stream/matrix", Path("matrix.png"))
+    Trackers(galleries=recorders).picture(3, "stream/matrix", Path("matrix.png"))
     assert [recorder.calls for recorder in recorders] == [
         [(3, "stream/matrix", Path("matrix.png"))]
     ] * 2
@@ -46,9 +46,12 @@ def test_no_trackers_keep_nothing(tmp_path: Path) -> None:
         trackers.picture(1, "stream/matrix", tmp_path / "matrix.png")
 
 
-def test_records_hold_no_picture(tmp_path: Path) -> None:
+def test_records_hold_what_was_logged_alone(tmp_path: Path) -> None:
     with open_trackers(tmp_path) as trackers:
         trackers.picture(1, "stream/matrix", tmp_path / "nowhere.png")
+        trackers.conclude({"accuracy": 1.0})
+        trackers.table("accuracies", ["accuracy"], [[1.0]])
+        trackers.keep(tmp_path)
     assert read_records(tmp_path / "metrics.jsonl") == []
 
 
@@ -63,6 +66,16 @@ def test_a_run_keeps_jsonl_and_resumes(tmp_path: Path) -> None:
     open_trackers(tmp_path).close()
     assert read_records(tmp_path / "metrics.jsonl") == []
     assert not (tmp_path / "wandb_id").exists()
+
+
+def test_a_record_of_the_last_step_is_not_made_twice(tmp_path: Path) -> None:
+    """An evaluation that was logged, but not saved before the run was stopped."""
+    for _ in range(2):
+        with open_trackers(tmp_path, last_step=3) as trackers:
+            trackers.log(3, {"loss": 1.0}, kind="train")
+            trackers.log(3, {"eval/loss": 1.0}, kind="eval")
+    kinds = [record["kind"] for record in read_records(tmp_path / "metrics.jsonl")]
+    assert kinds == ["train", "eval"]
 
 
 def test_wandb_comes_with_its_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,6 +93,7 @@ def test_wandb_comes_with_its_project(tmp_path: Path, monkeypatch: pytest.Monkey
         "name": "a-run",
         "mode": "offline",
         "config": {"a": 1},
+        "backlog": [],
     }
     assert recorder.calls == [(1, {"loss": 1.0}, "train"), ("close",)]
     assert len(read_records(folder / "metrics.jsonl")) == 1

@@ -1,0 +1,65 @@
+"""launchers/local.sh: all processes on this machine, and what it does with signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from lab import wait_until
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(120)]
+
+
+def start(*words: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["bash", "launchers/local.sh", "train", *words],
+        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def has_ended(name: str) -> bool:
+    """No process of that run is left, whoever its parent is."""
+    found = subprocess.run(["pgrep", "-f", f"-m scalepet .*train {name}"], capture_output=True)
+    return not found.stdout
+
+
+def test_processes_on_cpus_and_a_dead_one(checkout: Path, stand_in: dict[str, str]) -> None:
+    process = start("dead", "die", environment=stand_in)
+    started = time.monotonic()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 256 - signal.SIGKILL, said
+    ranks = [json.loads(Path(f"dead.{rank}").read_text()) for rank in range(2)]
+    assert [rank["LOCAL_RANK"] for rank in ranks] == ["0", "1"]
+    assert {rank["WORLD_SIZE"] for rank in ranks} == {"2"}
+    assert time.monotonic() - started < 25, "the other one would wait for 60 s"
+    assert has_ended("dead")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_ranks_save(
+    checkout: Path, stand_in: dict[str, str], number: signal.Signals
+) -> None:
+    name = f"asked-{number.name}"
+    process = start(name, "wait", environment=stand_in)
+    notes = [Path(f"{name}.{rank}") for rank in range(2)]
+    wait_until(lambda: all(n.exists() for n in notes), seconds=60, what="the ranks have started")
+    time.sleep(0.5)
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 75, said
+    assert has_ended(name)
+
+
+def test_a_missing_environment_is_refused(checkout: Path, stand_in: dict[str, str]) -> None:
+    process = start("no", "0", environment={**stand_in, "SCALEPET_VENV": "nowhere"})
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "no Python environment in nowhere; try: bash launchers/environment.sh" in said
