@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,17 @@ T5_SHAPE = {
     "eos_token_id": 1,
     "dropout_rate": 0.1,
 }
+
+
+@pytest.fixture(autouse=True)
+def variables_of_a_group_are_gone() -> Iterator[None]:
+    """What this process sets when it becomes a group of one is not for the processes of later
+    tests.
+    """
+    before = set(os.environ)
+    yield
+    for name in set(os.environ) - before - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")
