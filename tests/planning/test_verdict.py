@@ -173,6 +173,7 @@ def test_offline_copies_are_in_the_hosts_and_nowhere_else(work: Work) -> None:
     accumulation = Accumulation(
         {"values": MasterShard(0, torch.zeros(10))},
         [{"values": torch.zeros(10)}] * 2,
+        shapes={"values": (10,)},
         alphas=(0.9, 0.99),
     )
     (kept, *more) = [copy["values"].nbytes for copy in accumulation._copies]
