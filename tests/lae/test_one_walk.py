@@ -213,7 +213,6 @@ def found(tiny_backbones: Path, run_ranks: Any, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.distributed
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 class TestOneWalk:
     def test_it_gathers_what_a_single_expert_gathers(self, case: str, found: Seen) -> None:

@@ -84,7 +84,10 @@ def test_the_experts_vote_outside_of_the_stream_too(whole):
 
 
 # After 9 steps each an experience ends; the method thaws after step 12.
-@pytest.mark.parametrize("saves", [9, 10, 12, 14])
+@pytest.mark.parametrize(
+    "saves",
+    [10, 12, *(pytest.param(saves, marks=pytest.mark.slow) for saves in (9, 14))],
+)
 def test_a_killed_stream_goes_on_as_if_nothing_had_happened(saves, whole, write_stream, tmp_path):
     broken = tmp_path / "broken"
     config = write_stream(broken, **DISTURBED)
@@ -160,6 +163,7 @@ def test_data_sets_one_after_the_other_and_all_at_once(write_stream, stream_rows
     assert read_losses(tmp_path / "joint")[0] == pytest.approx(math.log(6), abs=0.01)
 
 
+@pytest.mark.slow
 def test_full_tuning_one_experience_after_the_other(write_stream, tmp_path):
     lae = {"offline": [], "freeze_epochs": 0}
     config = write_stream(tmp_path / "run", method={"name": "full"}, lae=lae, train={"epochs": 1})
