@@ -62,9 +62,9 @@ def test_an_unknown_choice_is_refused(script):
     ("preset", "assets"),
     [
         ("quickstart-bert", ("minilm", "newsgroups")),
-        ("quickstart-t5", ("title-t5", "wiki-topic")),
+        pytest.param("quickstart-t5", ("title-t5", "wiki-topic"), marks=pytest.mark.slow),
         ("stream-text", ("minilm", "newsgroups")),
-        ("stream-pictures", ("focus-vit", "mnist")),
+        pytest.param("stream-pictures", ("focus-vit", "mnist"), marks=pytest.mark.slow),
     ],
 )
 def test_a_preset_trains_on_real_weights_over_two_sharded_ranks(

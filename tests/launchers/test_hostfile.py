@@ -87,6 +87,7 @@ def test_a_folder_that_is_not_shared_is_found(hosts: Hosts, hostfile: Path) -> N
         assert f"{seeing} does not see what {writing} wrote" in said
 
 
+@pytest.mark.slow
 def test_a_signal_lets_the_ranks_save(
     hosts: Hosts, hostfile: Path, stand_in: dict[str, str]
 ) -> None:

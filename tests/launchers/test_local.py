@@ -43,7 +43,9 @@ def test_processes_on_cpus_and_a_dead_one(checkout: Path, stand_in: dict[str, st
     assert has_ended("dead")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_lets_the_ranks_save(
     checkout: Path, stand_in: dict[str, str], number: signal.Signals
 ) -> None:

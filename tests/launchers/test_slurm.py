@@ -136,6 +136,7 @@ def test_an_array_is_a_run_a_line(slurm: Slurm, stand_in: dict[str, str]) -> Non
     assert starts("array-4")
 
 
+@pytest.mark.slow
 def test_the_check_over_two_nodes(slurm: Slurm, checkout: Path) -> None:
     check = ["bash", "launchers/srun.sh", "launch", "--check", "--output", "checked"]
     said = slurm.nodes[0].run("salloc", *ONE_A_NODE, *check)
@@ -178,6 +179,7 @@ def test_a_job_that_reaches_its_time_limit_comes_back(slurm: Slurm, jobs: dict[s
     check_ending(slurm, jobs["out-of-time"], "out-of-time")
 
 
+@pytest.mark.slow
 def test_a_job_of_a_dead_node_starts_on_another(
     slurm: Slurm, hosts: tuple[Host, Host], stand_in: dict[str, str]
 ) -> None:
