@@ -261,9 +261,10 @@ def test_pictures_and_texts_are_refused_where_a_backbone_reads_the_other(
 
 
 def test_a_tokenizer_that_is_not_there_hides_no_other_fault(
-    tiny_backbones: Path, content: dict[str, Any]
+    tiny_backbones: Path, content: dict[str, Any], tmp_path: Path
 ) -> None:
-    path = tiny_backbones / "bert" / "config.json"
+    # Alone: other tests put a tokenizer beside the tiny backbone.
+    path = Path(shutil.copy(tiny_backbones / "bert" / "config.json", tmp_path))
     content["backbone"] = {"path": str(path), "random_start": True}
     content["task"].update(kind="sequence_to_sequence", max_source_length=20)
     config = check_config({**content, "method": {"name": "lora", "r": 25}})
