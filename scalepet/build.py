@@ -12,7 +12,14 @@ import torch
 
 from scalepet import backbones, data, dist, engine
 from scalepet.backbones import Backbone, Family, Loaded, Site
-from scalepet.config import FurtherMethod, RunConfig, method_options, same_as
+from scalepet.config import (
+    FurtherMethod,
+    LearnConfig,
+    RunConfig,
+    TrainConfig,
+    method_options,
+    same_as,
+)
 from scalepet.data import Examples, Form, Rows, Task
 from scalepet.engine import AdamW, Answerer
 from scalepet.errors import ConfigError, Faults
@@ -271,6 +278,13 @@ def optimizer_of(config: RunConfig) -> AdamW:
         learning_rate=config.train.learning_rate,
         head_learning_rate=config.train.head_learning_rate,
         weight_decay=config.train.weight_decay,
+    )
+
+
+def learning_rate_factor(train: TrainConfig | LearnConfig, step: int, *, num_steps: int) -> float:
+    """As ``engine.learning_rate_factor``, by the schedule and warm-up of a config."""
+    return engine.learning_rate_factor(
+        train.schedule, step, num_steps=num_steps, num_warmup_steps=round(train.warmup * num_steps)
     )
 
 

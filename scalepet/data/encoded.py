@@ -11,10 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from scalepet.data.batch import Batch, Epoch, make_batch
-from scalepet.data.forms import CLASS_FORMS, FORM_KINDS, IGNORED, Form, Ids, RowNumbers
+from scalepet.data.forms import IGNORED, Form, Ids, RowNumbers
 from scalepet.data.metrics import Reference
-
-__all__ = ["CLASS_FORMS", "FORM_KINDS", "IGNORED", "Encoded", "Form", "Ids"]
 
 
 @dataclass(frozen=True, eq=False)

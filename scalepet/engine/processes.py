@@ -16,6 +16,7 @@ from typing import NoReturn
 import torch
 
 from scalepet.errors import LaunchError
+from scalepet.launch.meeting import SET_BY_LAUNCHERS
 
 _joined = False
 """Whether this process has been in a process group."""
@@ -26,8 +27,6 @@ DEFAULT_TIMEOUT_MINUTES = 30
 Rank 0 may read a large checkpoint for minutes before it joins one. A process that ends is noticed
 at once; only a machine that falls silent makes the others wait so long.
 """
-
-_SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def is_launched() -> bool:
@@ -68,9 +67,9 @@ def join_processes(*, timeout_seconds: int | None = None) -> torch.device:
     device = pick_device()
     if "RANK" not in os.environ and not is_launched():
         _become_a_group_of_one()
-    missing = [name for name in _SET_BY_LAUNCHERS if name not in os.environ]
+    missing = [name for name in SET_BY_LAUNCHERS if name not in os.environ]
     if missing:
-        there = [name for name in _SET_BY_LAUNCHERS if name in os.environ]
+        there = [name for name in SET_BY_LAUNCHERS if name in os.environ]
         raise LaunchError(
             f"the environment has {', '.join(there)} but lacks {', '.join(missing)};"
             " start through deepspeed, torchrun or srun with ranks exported"

@@ -14,7 +14,7 @@ from torch.distributed import HashStore, Store, TCPStore
 
 from scalepet.errors import LaunchError
 
-_SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Meeting:
@@ -35,8 +35,8 @@ class Meeting:
     ) -> None:
         self._deadline = time.monotonic() + timeout_seconds
         self._timeout_seconds = timeout_seconds
-        there = [name for name in _SET_BY_LAUNCHERS if name in environment]
-        lacking = [name for name in _SET_BY_LAUNCHERS if name not in environment]
+        there = [name for name in SET_BY_LAUNCHERS if name in environment]
+        lacking = [name for name in SET_BY_LAUNCHERS if name not in environment]
         if there and lacking:
             raise LaunchError(f"the environment has {', '.join(there)}, not {', '.join(lacking)}")
         self.rank = int(environment.get("RANK", "0"))

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from scalepet import backbones, dist, engine
+from scalepet import backbones, build, dist, engine
 from scalepet.config import StreamConfig
 from scalepet.data import Batch, Results
 from scalepet.engine import Engine, RunState, StepReport
@@ -27,11 +27,12 @@ from scalepet.recipes.adapter import save_adapter
 from scalepet.recipes.learner import Carried, Learner, start_learner
 from scalepet.recipes.masks import saved_positions
 from scalepet.recipes.prepare_stream import PreparedStream, prepare_stream
-from scalepet.recipes.proof import Proof
+from scalepet.recipes.proof import proof_of
 from scalepet.recipes.run_folder import (
     ADAPTER,
     STATE,
     describe_run,
+    load_state,
     open_logs,
     show_result,
     write_result,
@@ -88,7 +89,7 @@ def learn_stream(
     """
     stop = stop or StopRequest()
     prepared = dist.together(lambda: prepare_stream(config, resume=resume))
-    state = _load(prepared)
+    state = load_state(prepared, config.output)
     progress = Progress(**state.progress["stream"]) if state else Progress()
     results = _results_of(prepared, state)
     if progress.experience == len(prepared.lessons):
@@ -162,7 +163,15 @@ class _Story:
         prepared, before = self.prepared, self.prepared.steps_before(index)
         lesson, every = prepared.lessons[index], prepared.config.train.save_every
         is_first = index == 0 and phase.start == 0
-        proof = self._proof(runner) if is_first else None
+        proof = None
+        if is_first:
+            proof = proof_of(
+                self.learner.method,
+                runner,
+                lesson.loader,
+                loss_sum=prepared.loss_sum(index),
+                precision=prepared.config.precision,
+            )
         for report in self._steps(runner, index, phase):
             copies.follow()
             if not math.isfinite(report.loss):
@@ -198,12 +207,7 @@ class _Story:
         lesson, train = self.prepared.lessons[index], self.prepared.config.train
         loss_sum = self.prepared.loss_sum(index)
         for step in itertools.islice(lesson.loader.steps(phase.start), phase.stop - phase.start):
-            factor = engine.learning_rate_factor(
-                train.schedule,
-                step.index,
-                num_steps=lesson.num_steps,
-                num_warmup_steps=round(train.warmup * lesson.num_steps),
-            )
+            factor = build.learning_rate_factor(train, step.index, num_steps=lesson.num_steps)
             yield engine.train_step(
                 runner,
                 step,
@@ -212,23 +216,13 @@ class _Story:
                 is_stop_asked=lambda: self.stop.is_made,
             )
 
-    def _proof(self, runner: Engine) -> Proof:
-        lesson, plan = self.prepared.lessons[0], self.prepared.plan
-        batch = lesson.loader.step(0).micro_batches[0]
-        return Proof(
-            self.learner.method,
-            runner,
-            self.prepared.loss_sum(0),
-            engine.on_device(batch, runner.device),
-            plan.config.precision,
-        )
-
     def _examine(self, runner: Engine, index: int) -> None:
         """The accuracy of every expert on every experience so far, and what follows from it."""
         row: dict[str, list[float]] = {}
-        for seen in range(index + 1):
-            for expert, accuracy in self._accuracies(runner, seen, index).items():
-                row.setdefault(expert, []).append(accuracy)
+        with self.learner.as_experts(runner.device):
+            for seen in range(index + 1):
+                for expert, accuracy in self._accuracies(runner, seen, index).items():
+                    row.setdefault(expert, []).append(accuracy)
         self.results = self.results.with_row(row)
         num_steps, folder = self.prepared.steps_before(index + 1), self.prepared.config.output
         summary = {f"eval/{name}": value for name, value in self.results.summary().items()}
@@ -245,19 +239,19 @@ class _Story:
         lesson = self.prepared.lessons[seen]
         assert lesson.eval.classes is not None
         right = torch.tensor(lesson.classes)[torch.from_numpy(lesson.eval.classes).long()]
-        with self.learner.as_experts(runner.device) as names:
-            found = engine.each_row(
-                runner.module,
-                lesson.eval,
-                partial(self._choose, runner, self.prepared.num_seen(index)),
-                micro_batch_size=self.prepared.config.evaluate.micro_batch_size,
-                pad_id=self.prepared.plan.pad_id,
-                device=runner.device,
-                track=until_asked(screen.bar(self.console), self.stop),
-            )
+        found = engine.each_row(
+            runner.module,
+            lesson.eval,
+            partial(self._choose, runner, self.prepared.num_seen(index)),
+            micro_batch_size=self.prepared.config.evaluate.micro_batch_size,
+            pad_id=self.prepared.plan.pad_id,
+            device=runner.device,
+            track=until_asked(screen.bar(self.console), self.stop),
+        )
         answers = torch.tensor(found)
         shares = (answers == right[:, None]).double().mean(0).tolist()
-        return dict(zip([*names, ENSEMBLE][: len(shares)], shares, strict=True))
+        names = [*self.learner.experts, ENSEMBLE][: len(shares)]
+        return dict(zip(names, shares, strict=True))
 
     def _choose(
         self, runner: Engine, num_seen: int, batch: Batch, tensors: Mapping[str, Tensor]
@@ -279,7 +273,7 @@ class _Story:
 
     def _save_adapter(self, expert: str, tensors: Mapping[str, Tensor], index: int) -> None:
         config = self.prepared.config
-        name = ADAPTER if expert == ONLINE else f"{ADAPTER}-{expert}"
+        name = ADAPTER if expert == ONLINE else f"{ADAPTER}-{expert.replace(' ', '-')}"
         save_adapter(
             config.output / name,
             self.prepared.plan_after(index),
@@ -328,13 +322,6 @@ class _Story:
 def _carry(runner: Engine) -> Carried:
     """The head and its optimizer, which go on while the method starts anew."""
     return Carried(runner.read_trained(), runner.read_optimizer(), runner.read_adam_steps())
-
-
-def _load(prepared: PreparedStream) -> RunState | None:
-    if not prepared.has_state:
-        return None
-    folder = prepared.config.output / STATE
-    return dist.together(lambda: engine.load_run_state(folder, fingerprint=prepared.fingerprint))
 
 
 def _results_of(prepared: PreparedStream, state: RunState | None) -> Results:

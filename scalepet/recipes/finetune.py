@@ -23,11 +23,12 @@ from scalepet.recipes.adapter import save_adapter
 from scalepet.recipes.answer import Ready
 from scalepet.recipes.masks import MaskMover, chosen, saved_positions, with_saved_positions
 from scalepet.recipes.prepare import Prepared, majority, prepare
-from scalepet.recipes.proof import Proof
+from scalepet.recipes.proof import proof_of
 from scalepet.recipes.run_folder import (
     ADAPTER,
     STATE,
     describe_run,
+    load_state,
     open_logs,
     show_result,
     write_result,
@@ -100,7 +101,13 @@ class _Story:
         prepared, config, proof = self.prepared, self.prepared.plan.config, None
         if progress.num_steps == 0:
             self.trackers.log(0, self._evaluate(), kind="eval")
-            proof = _proof(prepared, self.mover.runner, self.mover.method)
+            proof = proof_of(
+                self.mover.method,
+                self.mover.runner,
+                prepared.loader,
+                loss_sum=prepared.plan.loss_sum,
+                precision=config.precision,
+            )
         elif progress.awaits_evaluation:
             progress = self._examine(progress)
         for report in self._steps(progress):
@@ -177,11 +184,8 @@ class _Story:
             return
         num_left = prepared.num_steps - progress.num_steps
         for step in itertools.islice(prepared.loader.steps(progress.num_steps), num_left):
-            factor = engine.learning_rate_factor(
-                config.train.schedule,
-                step.index,
-                num_steps=prepared.num_steps,
-                num_warmup_steps=round(config.train.warmup * prepared.num_steps),
+            factor = build.learning_rate_factor(
+                config.train, step.index, num_steps=prepared.num_steps
             )
             with mover.watching(step.index + 1):
                 report = engine.train_step(
@@ -224,12 +228,7 @@ def _start(prepared: Prepared) -> tuple[Engine, Method, Progress, str]:
         were read.
     """
     plan, config = prepared.plan, prepared.plan.config
-    state = None
-    if prepared.has_state:
-        folder = config.output / STATE
-        state = dist.together(
-            lambda: engine.load_run_state(folder, fingerprint=prepared.fingerprint)
-        )
+    state = load_state(prepared, config.output)
     loaded = dist.together(lambda: build.load_backbone(plan, prepared.ds_config))
     if state is None:
         method = chosen(
@@ -258,18 +257,6 @@ def _start(prepared: Prepared) -> tuple[Engine, Method, Progress, str]:
     batch = engine.on_device(prepared.loader.step(0).micro_batches[0], runner.device)
     engine.resume(runner, state, any_loss=lambda: plan.loss_sum(runner.in_training, batch))
     return runner, method, Progress(**state.progress), loaded.how
-
-
-def _proof(prepared: Prepared, runner: Engine, method: Method) -> Proof:
-    batch = prepared.loader.step(0).micro_batches[0]
-    plan = prepared.plan
-    return Proof(
-        method,
-        runner,
-        plan.loss_sum,
-        engine.on_device(batch, runner.device),
-        plan.config.precision,
-    )
 
 
 def _open_run(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,11 +115,8 @@ class Learner:
         self.model.requires_grad_(False)
         for name in names:
             self.model.get_parameter(name).requires_grad_(True)
-        numbers = {name: self.online[name] for name in names if name in self.online}
-        if carried is not None:
-            numbers.update(
-                {name: carried.trained[name] for name in names if name in carried.trained}
-            )
+        known = {**self.online, **({} if carried is None else carried.trained)}
+        numbers = {name: known[name] for name in names if name in known}
         runner = Engine(
             self.model,
             head_names=heads,
@@ -165,27 +162,23 @@ class Learner:
         copies.close()
         self._following = None
 
-    @contextlib.contextmanager
-    def as_experts(self, device: torch.device) -> Iterator[list[str]]:
-        """The model computes for the online expert and the offline ones at once.
-
-        Yields:
-            Their names.
-        """
-        if not self.offline:
-            yield ["online"]
-            return
+    @property
+    def experts(self) -> dict[str, Wholes]:
+        """The numbers of each expert, by its name, between two phases."""
         numbered = ["offline", *(f"offline {n}" for n in range(2, len(self.offline) + 1))]
-        with experts(self.model, [self.online, *self.offline], device=device):
-            yield ["online", *numbered]
+        return {"online": self.online, **dict(zip(numbered, self.offline, strict=False))}
+
+    def as_experts(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """The model computes for the online expert and the offline ones at once."""
+        if not self.offline:
+            return contextlib.nullcontext()
+        return experts(self.model, list(self.experts.values()), device=device)
 
     def heads(self) -> Wholes:
         """All maps of the head, in fp32. All ranks together."""
         names = [name for name, _ in self.model.named_parameters() if name.startswith(_HEAD)]
         return {
-            name: engine.read_whole(self.model.get_parameter(name)).float().cpu()
-            for name in names
-            if self.spans
+            name: engine.read_whole(self.model.get_parameter(name)).float().cpu() for name in names
         }
 
     def fixed(self, copies: Sequence[Mapping[str, Tensor]], trained: Iterable[str]) -> Wholes:
@@ -208,10 +201,7 @@ class Learner:
     def experts_to_save(self) -> dict[str, Wholes]:
         """What the adapter of each expert holds, by its name. All ranks together."""
         head = _joined_head(self.heads(), len(self.spans))
-        wholes = {"online": self.online}
-        for number, copy in enumerate(self.offline, start=1):
-            wholes["offline" if number == 1 else f"offline-{number}"] = copy
-        return {name: {**whole, **head} for name, whole in wholes.items()}
+        return {name: {**whole, **head} for name, whole in self.experts.items()}
 
 
 def start_learner(prepared: PreparedStream, state: RunState | None, *, index: int) -> Learner:

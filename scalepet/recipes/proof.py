@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scalepet import backbones, dist
+from scalepet import backbones, dist, engine
+from scalepet.data import TrainLoader
 from scalepet.engine import Engine, LossSum, Precision
 from scalepet.errors import ScalepetError
 from scalepet.pet import Method
@@ -19,6 +20,19 @@ FIRST_LOOK = 2
 
 _LOOKS: dict[Precision, tuple[int, ...]] = {"fp32": (FIRST_LOOK,), "bf16": (2, 8, 32, 128)}
 """Steps after which the output is compared; it may take 16 bits some steps to show a change."""
+
+
+def proof_of(
+    method: Method,
+    runner: Engine,
+    loader: TrainLoader,
+    *,
+    loss_sum: LossSum,
+    precision: Precision,
+) -> Proof:
+    """The proof of a run that starts; outputs are compared on its first micro-batch."""
+    batch = engine.on_device(loader.step(0).micro_batches[0], runner.device)
+    return Proof(method, runner, loss_sum, batch, precision)
 
 
 @dataclass

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 import scalepet
-from scalepet import dist
+from scalepet import dist, engine
 from scalepet.config import RunConfig, StreamConfig, plain
+from scalepet.engine import RunState
 from scalepet.errors import CheckpointError
 from scalepet.tracking import Trackers, open_trackers, without_secrets
 
@@ -24,6 +25,18 @@ ADAPTER = "adapter"
 STATE = "state"
 
 _LIBRARIES = ("torch", "deepspeed", "transformers", "datasets", "numpy")
+
+
+class Resumable(Protocol):
+    """A run that is ready to load its weights."""
+
+    @property
+    def has_state(self) -> bool:
+        """Whether it was stopped and goes on."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What may not change between its parts."""
 
 
 def open_run_folder(folder: Path, *, resume: bool) -> bool:
@@ -72,6 +85,19 @@ def describe_run(
     }
     (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
+
+
+def load_state(prepared: Resumable, folder: Path) -> RunState | None:
+    """The state to go on from, where the run in the folder has one. All ranks together.
+
+    Raises:
+        CheckpointError: as ``engine.load_run_state``, on all ranks.
+    """
+    if not prepared.has_state:
+        return None
+    return dist.together(
+        lambda: engine.load_run_state(folder / STATE, fingerprint=prepared.fingerprint)
+    )
 
 
 def open_logs(
