@@ -207,13 +207,13 @@ def _check_lengths(task: Task, model_config: Any) -> None:
 
 
 def load_rows(config: RunConfig) -> tuple[Task, dict[str, Rows]]:
-    """The raw rows of both splits, and the task with its labels.
+    """The raw rows of every split of the task by our names, and the task with its labels.
 
     Raises:
-        ConfigError: every fault of both splits together.
+        ConfigError: every fault of all splits together.
     """
     faults, rows = Faults(), {}
-    for split in ("train", "eval"):
+    for split in config.task.source.names:
         with faults.noted():
             rows[split] = data.load_split(
                 config.task.source, split, pictures=config.task.picture_column
@@ -231,7 +231,7 @@ def with_labels(task: Task, rows: Rows) -> Task:
 
 
 def encode_splits(plan: Plan, rows: dict[str, Rows]) -> dict[str, Examples]:
-    """Both splits as what the backbone reads; raises with the faults of all rows of both."""
+    """All splits as what the backbone reads; raises with the faults of all rows of all."""
     faults, encoded = Faults(), {}
     for split, split_rows in rows.items():
         with faults.noted():

@@ -35,7 +35,8 @@ STREAMS = sorted(LAUNCHERS.glob("stream-*.yaml"))
 def test_the_presets_are_all_here():
     assert [path.name for path in RUNS] == ["quickstart-bert.yaml", "quickstart-t5.yaml"]
     assert [path.name for path in STREAMS] == ["stream-pictures.yaml", "stream-text.yaml"]
-    assert {*RUNS, *STREAMS} == {*LAUNCHERS.glob("*.yaml")}
+    sweep = LAUNCHERS / "wandb-sweep.yaml"  # tests/launchers/test_grid.py
+    assert {*RUNS, *STREAMS, sweep} == {*LAUNCHERS.glob("*.yaml")}
 
 
 @pytest.mark.parametrize("preset", RUNS, ids=lambda path: path.stem)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scalepet.cli.arguments import Overrides
-from scalepet.cli.voice import is_main, quiet_libraries
+from scalepet.cli.voice import is_main, log_apart, quiet_libraries
 from scalepet.errors import ConfigError
 from scalepet.signals import StopRequest
 
@@ -64,11 +64,15 @@ def train(
         from rich.console import Console
 
         from scalepet.config import read_config
+        from scalepet.engine import join_processes, leave_processes
         from scalepet.recipes import finetune
 
         run = read_config(config, overrides or ())
+        log_apart(run.output)
         quiet_libraries()
+        join_processes()
         finetune(run, resume=resume, console=Console(), stop=stop)
+        leave_processes()
 
 
 def _show_fields() -> None:

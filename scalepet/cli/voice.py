@@ -8,7 +8,8 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -18,6 +19,9 @@ EXIT_FAILED = 1
 EXIT_REFUSED = 2
 """The user can mend it, and starting again does not."""
 
+_terminal: TextIO | None = None
+"""Where this rank spoke before it got a log of its own."""
+
 SECONDS_TO_SPEAK = 5.0
 """Launchers kill all ranks once one has ended, and the one that speaks may be the slowest."""
 
@@ -25,6 +29,30 @@ SECONDS_TO_SPEAK = 5.0
 def is_main() -> bool:
     """Whether this process is the one that prints, as its launcher says."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def log_apart(folder: Path) -> None:
+    """From now on what this rank and its libraries say goes to ``folder``/logs/rank-N.log, unless
+    it is the first rank; the line that says why it failed goes to the terminal as well.
+
+    A folder that cannot be written is found by the run, and in its words.
+    """
+    if is_main():
+        return
+    path = folder / "logs" / f"rank-{os.environ['RANK']}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:
+        return
+    global _terminal
+    _terminal = os.fdopen(os.dup(2), "w")
+    sys.stdout.flush()
+    for stream in (1, 2):  # the descriptors, since NCCL and gloo do not speak through Python
+        os.dup2(log, stream)
+    os.close(log)
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    print(f"--- {now} rank {os.environ['RANK']} on {socket.gethostname()}", flush=True)
 
 
 def refuse(faults: Sequence[str]) -> NoReturn:
@@ -48,11 +76,13 @@ def fail(error: Exception) -> NoReturn:
     """Show our own mistake or the machine's; the last line names the rank and its host."""
     traceback.print_exception(error)
     first_line = next(iter(str(error).splitlines()), "")
-    typer.echo(
+    line = (
         f"scalepet: rank {os.environ.get('RANK', '0')} on {socket.gethostname()} failed:"
-        f" {type(error).__name__}: {first_line}{_ended_before()}",
-        err=True,
+        f" {type(error).__name__}: {first_line}{_ended_before()}"
     )
+    typer.echo(line, err=True)
+    if _terminal is not None:
+        print(line, file=_terminal, flush=True)
     end(EXIT_FAILED)
 
 

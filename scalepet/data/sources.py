@@ -27,7 +27,7 @@ SLICE_OF_ROWS = re.compile(r"([\w.]+)\[(-?\d*):(-?\d*)\]")
 
 
 def load_split(source: Source, split: str, *, pictures: str | None = None) -> Rows:
-    """The rows of our split "train" or "eval".
+    """The rows of our split "train", "eval" or "test".
 
     Columns of csv files are text, as it stands in the file; an empty field is None.
 

@@ -15,6 +15,7 @@ KINDS: tuple[Kind, ...] = ("classification", "sequence_to_sequence", "image_clas
 FILE_FORMATS = ("csv", "json", "parquet")
 DEFAULT_LENGTH = 128
 DEFAULT_SPLITS = {"train": "train", "eval": "validation"}
+SPLITS = ("train", "eval", "test")
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Source:
             with pictures in folders that are called as their classes).
         subset: the configuration of a hub data set, such as "sst2".
         files: for a file format: split name -> local path, glob or list of them.
-        splits: our names "train" and "eval" -> split expressions of datasets, such as
-            "train[:3000]"; what is not given is "train" and "validation".
+        splits: our names -> split expressions of datasets, such as "train[:3000]". "train" is what
+            is learnt, "eval" chooses the best step, and "test" is scored once, by the best
+            adapter; what is not given is "train", "validation" and no test.
     """
 
     path: str
@@ -37,9 +39,14 @@ class Source:
     files: dict[str, str | list[str]] | None = None
     splits: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Our names of the splits that there are."""
+        return tuple(name for name in SPLITS if name in DEFAULT_SPLITS or name in self.splits)
+
     def expression(self, split: str) -> str:
-        """The split expression behind our name "train" or "eval"."""
-        return self.splits.get(split, DEFAULT_SPLITS[split])
+        """The split expression behind one of our names."""
+        return self.splits.get(split) or DEFAULT_SPLITS[split]
 
     def faults(self) -> list[str]:
         """Everything wrong with these values, without a look at the disk."""
@@ -58,8 +65,8 @@ class Source:
             faults.append(
                 f"task.source.subset {self.subset!r} goes with a hub id, not {self.path!r}"
             )
-        for name in sorted(self.splits.keys() - DEFAULT_SPLITS.keys()):
-            faults.append(f"task.source.splits has {name!r}; allowed: {', '.join(DEFAULT_SPLITS)}")
+        for name in sorted(self.splits.keys() - set(SPLITS)):
+            faults.append(f"task.source.splits has {name!r}; allowed: {', '.join(SPLITS)}")
         return faults
 
 

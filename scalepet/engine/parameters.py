@@ -33,7 +33,9 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def load_trained(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Write what is trained in a model, sharded or not, that DeepSpeed has not started on yet."""
+    """Write the working copies of what is trained in a model, sharded or not. DeepSpeed's masters
+    stay: what trains on has to be loaded before DeepSpeed starts. All ranks together.
+    """
     parameters = trained_parameters(model)
     assert parameters.keys() == tensors.keys(), parameters.keys() ^ tensors.keys()
     for name, parameter in parameters.items():

@@ -28,7 +28,13 @@ class Counts(BaseModel):
 
 
 class RunFacts(BaseModel):
-    """run.json: what a run was made with. ``majority`` is the accuracy of the majority guess."""
+    """run.json: what a run was made with.
+
+    Attributes:
+        rows: of each split.
+        majority: the accuracy of the majority guess on the rows that choose the best step.
+        test_majority: on the rows that nothing was chosen by.
+    """
 
     scalepet: str
     versions: dict[str, str]
@@ -38,6 +44,8 @@ class RunFacts(BaseModel):
     counts: Counts
     method: str
     majority: float | None = None
+    test_majority: float | None = None
+    rows: dict[str, NonNegativeInt] = {}
 
 
 class Result(BaseModel):

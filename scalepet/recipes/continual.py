@@ -337,7 +337,7 @@ def _open_run(story: _Story, progress: Progress) -> Trackers:
     prepared, learner = story.prepared, story.learner
     config = prepared.config
     counts = learner.counts()
-    record = describe_run(config, counts=counts, majority=None)
+    record = describe_run(config, counts=counts)
     done = prepared.steps_before(progress.experience) + progress.num_steps
     screen.introduce_stream(
         story.console, prepared, counts=counts, how=learner.loaded.how, resumed_at=done

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from scalepet import build, dist, engine
 from scalepet.config import RunConfig
+from scalepet.data import Examples
 from scalepet.engine import Engine, StepReport
 from scalepet.errors import ScalepetError
 from scalepet.pet import Method
@@ -60,7 +61,9 @@ class Progress:
 def finetune(
     config: RunConfig, *, resume: bool, console: Console, stop: StopRequest | None = None
 ) -> None:
-    """Train, evaluate, keep the best adapter and the state of the run. Called on every rank.
+    """Train, evaluate, keep the best adapter and the state of the run, and score the best adapter
+    on the rows that nothing was chosen by, where the task names some. Called on every rank, which
+    are joined by then; one process may train one run after another.
 
     Args:
         resume: go on where the run in the folder stopped; start where there is none.
@@ -71,7 +74,6 @@ def finetune(
         Stopped: on all ranks, with the state saved; while the run loads, on those that were asked.
     """
     stop = stop or StopRequest()
-    engine.join_processes()
     prepared = dist.together(lambda: prepare(config, resume=resume))
     runner, method, progress, how = _start(prepared)
     started = time.perf_counter()
@@ -83,7 +85,7 @@ def finetune(
         story = _Story(prepared, mover, trackers, console, stop)
         progress = story.train(progress)
         story.conclude(progress, seconds=time.perf_counter() - started)
-    engine.leave_processes()
+    runner.close()
 
 
 @dataclass(frozen=True)
@@ -144,10 +146,31 @@ class _Story:
 
     def _evaluate(self) -> dict[str, float]:
         """Scores of the evaluation split as ``eval/accuracy`` and so on, the same on every rank."""
-        prepared, runner = self.prepared, self.mover.runner
+        return {f"eval/{name}": value for name, value in self._score(self.prepared.eval).items()}
+
+    def _score(self, rows: Examples) -> dict[str, float]:
+        runner = self.mover.runner
         track = until_asked(screen.bar(self.console), self.stop)
-        ready = Ready(prepared.plan, runner.module, runner.device, runner.is_sharded, track)
-        return {f"eval/{name}": value for name, value in ready.score(prepared.eval).items()}
+        ready = Ready(self.prepared.plan, runner.module, runner.device, runner.is_sharded, track)
+        return ready.score(rows)
+
+    def _test(self, progress: Progress) -> dict[str, float]:
+        """Scores of the best adapter on the rows that nothing was chosen by; empty without any."""
+        prepared, mover = self.prepared, self.mover
+        if prepared.test is None:
+            return {}
+        if progress.best_step != progress.num_steps:
+            tensors, _ = dist.together(
+                lambda: engine.read_folder(prepared.plan.config.output / ADAPTER)
+            )
+            mover.put_back(tensors)
+        try:
+            scores = self._score(prepared.test)
+        except Stopped:  # the state after the last step is saved by now
+            raise stopped(num_steps=progress.num_steps, total=prepared.num_steps) from None
+        scores = {f"test/{name}": value for name, value in scores.items()}
+        self.trackers.log(progress.num_steps, scores, kind="test")
+        return scores
 
     def _stop(self, progress: Progress) -> NoReturn:
         self._save(progress)
@@ -200,6 +223,7 @@ class _Story:
 
     def conclude(self, progress: Progress, *, seconds: float) -> None:
         """Write result.json and say what came out. All ranks together."""
+        tested = self._test(progress)
         peak_bytes = max(dist.all_gather_objects(engine.peak_memory_bytes()))
         if not dist.is_main():
             return
@@ -208,7 +232,7 @@ class _Story:
         _, record = engine.read_folder(folder / ADAPTER)
         result = {
             "best_step": progress.best_step,
-            "metrics": record["metrics"],
+            "metrics": {**record["metrics"], **tested},
             "num_steps": progress.num_steps,
             "seconds": round(seconds, 3),
             "peak_memory_bytes": peak_bytes,
@@ -273,7 +297,15 @@ def _open_run(
         "head": num_trained - plan.method.num_parameters,
         "backbone": runner.num_frozen,
     }
-    record = describe_run(config, counts=counts, majority=majority(prepared.eval))
+    splits = {"train": prepared.train, "eval": prepared.eval, "test": prepared.test}
+    rows = {name: split.num_rows for name, split in splits.items() if split is not None}
+    record = describe_run(
+        config,
+        counts=counts,
+        rows=rows,
+        majority=majority(prepared.eval),
+        test_majority=None if prepared.test is None else majority(prepared.test),
+    )
     screen.introduce(
         console,
         prepared,

@@ -119,6 +119,18 @@ class MaskMover:
         moved.place(self.runner.module)
         self.method = pet.with_apet(self.method, moved)
 
+    def put_back(self, saved: Mapping[str, Tensor]) -> None:
+        """Go back to the numbers, and to the mask where it moves, of an adapter of this run; the
+        optimizer stays behind, so nothing is trained after it. All ranks together.
+        """
+        fixed = {name: tensor for name, tensor in saved.items() if name.endswith(pet.POSITIONS)}
+        self.method = with_saved_positions(self.method, fixed)
+        apet = pet.apet_of(self.method)
+        if apet is not None and apet.moves is not None:
+            apet.place(self.runner.module)
+        trained = {name: tensor for name, tensor in saved.items() if name not in fixed}
+        engine.load_trained(self.runner.module, trained)
+
     def _due(self, num_steps: int) -> Apet | None:
         apet = pet.apet_of(self.method)
         if apet is None or apet.moves is None or num_steps >= self.num_steps:

@@ -17,11 +17,17 @@ from scalepet.recipes.run_folder import open_run_folder
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to load its weights."""
+    """A run that is ready to load its weights.
+
+    Attributes:
+        eval: rows that choose the best step.
+        test: rows that nothing is chosen by; None where the task names none.
+    """
 
     plan: Plan
     train: Examples
     eval: Examples
+    test: Examples | None
     loader: TrainLoader
     ds_config: dict[str, Any]
     num_steps: int
@@ -80,6 +86,7 @@ def prepare(config: RunConfig, *, resume: bool) -> Prepared:
         plan=plan,
         train=encoded["train"],
         eval=encoded["eval"],
+        test=encoded.get("test"),
         loader=loader,
         ds_config=build.ds_config_of(plan, ds_file, loader),
         num_steps=config.train.steps

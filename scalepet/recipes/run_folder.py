@@ -19,10 +19,13 @@ from scalepet import dist, engine
 from scalepet.config import RunConfig, StreamConfig, plain
 from scalepet.engine import RunState
 from scalepet.errors import CheckpointError
-from scalepet.tracking import Trackers, open_trackers, without_secrets
+from scalepet.tracking import Trackers, open_trackers, seal, without_secrets
 
 ADAPTER = "adapter"
 STATE = "state"
+
+_SEALED = ("config.yaml", "run.json", "cell.json", "metrics.jsonl", "matrix.json", "result.json")
+"""cell.json is what a study writes beside the run."""
 
 _LIBRARIES = ("torch", "deepspeed", "transformers", "datasets", "numpy")
 
@@ -63,9 +66,12 @@ def open_run_folder(folder: Path, *, resume: bool) -> bool:
 
 
 def describe_run(
-    config: RunConfig | StreamConfig, *, counts: Mapping[str, int], majority: float | None
+    config: RunConfig | StreamConfig, *, counts: Mapping[str, int], **facts: Any
 ) -> dict[str, Any]:
     """Write config.yaml and run.json: what ran, its versions, its commit, its command.
+
+    Args:
+        facts: what else is known before the first step, by the names of ``experiments.RunFacts``.
 
     Returns:
         What run.json holds.
@@ -81,7 +87,7 @@ def describe_run(
         "world_size": dist.world_size(),
         "method": config.method.names,
         "counts": dict(counts),
-        "majority": majority,
+        **facts,
     }
     (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
@@ -131,7 +137,9 @@ def show_result(trackers: Trackers, result: Mapping[str, Any], *, adapters: Sequ
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write result.json and the seal over all that reports read: the run has ended."""
     (folder / "result.json").write_text(json.dumps(dict(result), indent=2) + "\n", encoding="utf-8")
+    seal(folder, _SEALED)
 
 
 def _versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from scalepet.tracking.jsonl import JsonlTracker, read_records
 from scalepet.tracking.progress import track_steps
 from scalepet.tracking.redact import without_secrets
+from scalepet.tracking.seal import check_seal, seal
 from scalepet.tracking.tracker import Tracker, Trackers, Value, open_trackers
 from scalepet.tracking.wandb import WandbMode, WandbTracker
 
@@ -13,8 +14,10 @@ __all__ = [
     "Value",
     "WandbMode",
     "WandbTracker",
+    "check_seal",
     "open_trackers",
     "read_records",
+    "seal",
     "track_steps",
     "without_secrets",
 ]

@@ -46,7 +46,8 @@ class WandbTracker:
         mode: "online" or "offline".
         config: the resolved config and what else is known of the run; secrets in it are hidden.
         backlog: the records of the run so far, as in its metrics.jsonl.
-        run_id: the id of the wandb run; by default the folder's own, or a new one.
+        run_id: the id of the wandb run; by default that of the sweep's agent that started this
+            process, the folder's own, or a new one.
     """
 
     def __init__(
@@ -209,7 +210,9 @@ def _keep_id(folder: Path, run_id: str | None) -> str:
     """The id of the folder's wandb run, written there for the next start."""
     path = folder / ID_FILE
     kept = path.read_text(encoding="utf-8").strip() if path.exists() else ""
-    chosen = run_id or kept or uuid.uuid4().hex[:8]
+    # An agent has made the run already, and wandb takes no other id from its children.
+    of_agent = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    chosen = run_id or of_agent or kept or uuid.uuid4().hex[:8]
     if chosen != kept:
         path.write_text(chosen + "\n", encoding="utf-8")
     return chosen

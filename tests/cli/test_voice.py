@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 import typer
 
 from scalepet.cli import main
 from scalepet.cli.app import app
+from scalepet.cli.voice import log_apart
 from scalepet.signals import EXIT_STOPPED, Stopped
 
 
@@ -59,3 +63,52 @@ def test_a_neighbour_that_ended_before_is_named(capsys, monkeypatch):
     monkeypatch.setattr("scalepet.engine.processes.ended_neighbours", lambda: [1, 2])
     _, lines = last_words(RuntimeError("closed"), capsys, monkeypatch, rank="0")
     assert lines[-1].endswith("RuntimeError: closed; before that, ranks 1, 2 of this machine ended")
+
+
+LOGGING = """
+import os
+from pathlib import Path
+from scalepet.cli.voice import fail, log_apart
+
+log_apart(Path("run"))
+print("a note")
+os.write(1, b"of a library\\n")
+fail(ValueError("no luck"))
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_rank_speaks_and_another_writes_a_log(rank, tmp_path):
+    """Its last line stands at both places: who looks at the terminal has to know."""
+    environment = {**os.environ, "RANK": str(rank)}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", LOGGING],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+    last = f"scalepet: rank {rank} on {socket.gethostname()} failed: ValueError: no luck"
+    assert done.stderr.splitlines()[-1] == last
+    log = tmp_path / "run" / "logs" / "rank-1.log"
+    if rank == 0:
+        assert {*done.stdout.splitlines()} == {"a note", "of a library"}
+        assert not log.exists()
+        return
+    assert (done.stdout, done.stderr) == ("", last + "\n")
+    for start in log.read_text().split("--- ")[1:]:
+        heading, *lines = start.splitlines()
+        assert heading.endswith(f" rank 1 on {socket.gethostname()}")
+        assert {"a note", "of a library", "ValueError: no luck", last} <= set(lines)
+    assert log.read_text().count("--- ") == 2
+
+
+def test_a_log_that_cannot_be_written_is_none(tmp_path, monkeypatch, capfd):
+    (tmp_path / "run").touch()
+    monkeypatch.setenv("RANK", "1")
+    log_apart(tmp_path / "run")
+    os.write(1, b"here")
+    assert capfd.readouterr().out == "here"

@@ -107,6 +107,18 @@ def test_a_given_id_is_kept(tmp_path: Path) -> None:
     assert list(tmp_path.glob("wandb/offline-run-*-chosen01"))
 
 
+def test_a_run_of_a_sweep_has_the_id_of_its_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "agents01")
+    start(tmp_path / "alone").close()
+    assert (tmp_path / "alone" / "wandb_id").read_text() != "agents01\n"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep001")
+    start(tmp_path / "run").close()
+    assert (tmp_path / "run" / "wandb_id").read_text() == "agents01\n"
+    assert list(tmp_path.glob("run/wandb/offline-run-*-agents01"))
+
+
 def test_no_secret_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_environment")
     monkeypatch.setattr("sys.argv", ["scalepet", "--key=of_command_line"])

@@ -1,0 +1,51 @@
+"""A seal over the files of a finished run: whoever reads them knows that they are as written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from scalepet.errors import CheckpointError, DataError
+
+SEAL = "seal.json"
+
+
+def seal(folder: Path, names: Sequence[str]) -> None:
+    """Write the digest of each of these files that is there into seal.json, the last thing that a
+    run writes.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    digests = {name: _digest(folder / name) for name in names if (folder / name).exists()}
+    try:
+        (folder / SEAL).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{folder / SEAL} cannot be written ({error.strerror})") from error
+
+
+def check_seal(folder: Path) -> None:
+    """Returns where every sealed file is as it was sealed.
+
+    Raises:
+        DataError: every file that is not, or that there is no seal.
+    """
+    try:
+        digests = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        faults = [
+            f"{folder / name}: {'changed after the run had ended' if there else 'missing'}"
+            for name, digest in digests.items()
+            if not (there := (folder / name).exists()) or _digest(folder / name) != digest
+        ]
+    except FileNotFoundError as error:
+        raise DataError(f"{folder / SEAL}: missing; the run has not ended") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder / SEAL}: cannot be read: {error}") from error
+    if faults:
+        raise DataError(faults)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
