@@ -7,6 +7,8 @@
 #
 #   train run.yaml output=runs/small "method={name: lora, r: 4}"
 #
+# scalepet sweep study.yaml --slurm writes such a file, a cell of the study a line, and submits it.
+#
 # Change these three lines; launchers/slurm-job.sh says more.
 #SBATCH --partition=gpu --account=my-project
 #SBATCH --nodes=1 --gpus-per-node=1 --ntasks-per-node=1 --cpus-per-task=8

@@ -27,7 +27,7 @@ from scalepet.pet import METHODS, Method, together
 
 OptionsOf = Callable[[FurtherMethod], dict[str, Any]]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,23 @@ class Plan:
         """The name of the backbone's weights; its files are read once."""
         return backbones.fingerprint(self.backbone, self.model_config)
 
+    @cached_property
+    def tokenizer_fingerprint(self) -> str | None:
+        """The name of what the tokenizer does; None where there are only pictures."""
+        return None if self.tokenizer is None else backbones.tokenizer_fingerprint(self.tokenizer)
+
     @property
     def pad_id(self) -> int | None:
         """What fills the short rows of a batch; None where there are only pictures."""
         return None if self.tokenizer is None else self.tokenizer.pad_token_id
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and may go wrong, each in a line."""
+        risk = self.family.fp16_risk
+        if self.config.precision != "fp16" or risk is None:
+            return []
+        return [f"precision: fp16: {risk}; bf16 and fp32 hold them"]
 
     @property
     def loss_sum(self) -> engine.LossSum:
@@ -206,21 +219,14 @@ def _check_lengths(task: Task, model_config: Any) -> None:
         )
 
 
-def load_rows(config: RunConfig) -> tuple[Task, dict[str, Rows]]:
-    """The raw rows of every split of the task by our names, and the task with its labels.
+def load_rows(config: RunConfig) -> tuple[Task, data.Splits]:
+    """The raw rows of every split of the task, and the task with its labels.
 
     Raises:
         ConfigError: every fault of all splits together.
     """
-    faults, rows = Faults(), {}
-    for split in config.task.source.names:
-        with faults.noted():
-            rows[split] = data.load_split(
-                config.task.source, split, pictures=config.task.picture_column
-            )
-            data.check_columns(rows[split], [*config.task.source_columns, config.task.target])
-    faults.raise_any()
-    return with_labels(config.task, rows["train"]), rows
+    splits = data.load_splits(config.task)
+    return with_labels(config.task, splits.rows["train"]), splits
 
 
 def with_labels(task: Task, rows: Rows) -> Task:

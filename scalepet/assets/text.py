@@ -1,4 +1,4 @@
-"""Labelled text inside packages, as train.jsonl and test.jsonl: one JSON object a line, UTF-8.
+"""Labelled text inside packages.
 
 Rows stand in an order drawn from their own text (splits.py). Runs of white space become one space.
 Each converter returns what was done, for the asset's SOURCE.md.
@@ -10,10 +10,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from scalepet.assets.rows import Row, write_rows
 from scalepet.assets.splits import SPLITS, draw, split, split_note
 from scalepet.errors import DataError
-
-Row = dict[str, str]
 
 NUM_TAB_HEADERS = 3
 SENTIMENT_LABELS = {0: "negative", 1: "positive"}
@@ -99,13 +98,10 @@ def _whole(rows: Iterable[Row], source: str) -> list[Row]:
 
 
 def _write(folder: Path, parts: dict[str, list[Row]]) -> str:
-    notes = []
-    for name, rows in parts.items():
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as out:
-            for row in sorted(rows, key=lambda row: draw(_text(row))):
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-        notes.append(f"{len(rows)} rows in {name}.jsonl")
-    return f"{' and '.join(notes)}, in a fixed random order."
+    return write_rows(
+        folder,
+        {name: sorted(rows, key=lambda row: draw(_text(row))) for name, rows in parts.items()},
+    )
 
 
 def _text(row: Row) -> str:

@@ -51,7 +51,7 @@ from scalepet.backbones.sites import (
     list_sites,
     match_sites,
 )
-from scalepet.backbones.tokenizer import load_tokenizer
+from scalepet.backbones.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 __all__ = [
     "ATTENTION_PARTS",
@@ -94,6 +94,7 @@ __all__ = [
     "sketch_model",
     "sketch_sites",
     "t5_config",
+    "tokenizer_fingerprint",
     "write_model_config",
     "write_text",
     "write_weights",

@@ -62,4 +62,6 @@ def in_plain_words(backbone: Backbone) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """An error of a library in one line; its type where it says nothing."""
     words = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in words:  # which transformers asks for, and nobody can give here
+        return "it needs code of its own, which is never run"
     return words if len(words) <= _MAX_REASON_LENGTH else f"{words[:_MAX_REASON_LENGTH]}..."

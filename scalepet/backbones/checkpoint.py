@@ -42,13 +42,23 @@ def weight_files(backbone: Backbone, *, fetch: bool) -> list[Path]:
             continue
         if found.suffix != ".json":
             return [found]
-        index = json.loads(found.read_text(encoding="utf-8"))
-        shards = [
-            _find(backbone, shard, fetch=fetch) for shard in sorted({*index["weight_map"].values()})
-        ]
+        shards = [_find(backbone, name, fetch=fetch) for name in _shard_names(backbone, found)]
         here = [shard for shard in shards if shard is not None]
         return here if len(here) == len(shards) else []
     return []
+
+
+def _shard_names(backbone: Backbone, index: Path) -> list[str]:
+    """
+    Raises:
+        ConfigError: it is no index, or names what does not lie beside it.
+    """
+    with in_plain_words(backbone):
+        names = sorted({*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+        outside = [name for name in names if name == ".." or Path(name).name != name]
+        if outside:
+            raise ValueError(f"{index.name} names {outside[0]!r}, which does not lie beside it")
+        return names
 
 
 def _find(backbone: Backbone, name: str, *, fetch: bool) -> Path | None:

@@ -56,6 +56,7 @@ class Family:
             output; ``sublayer`` is the module that owns the sub-layer's last projection.
         cross: patterns of the tensors of cross-attentions.
         needs: fields of the config that may not be null.
+        fp16_risk: why fp16 is no good choice; None where it is as good as any.
     """
 
     forms: Mapping[str, Form]
@@ -69,6 +70,7 @@ class Family:
     beside: Callable[[nn.Module, Branch], None]
     cross: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    fp16_risk: str | None = None
 
     @property
     def reads_pictures(self) -> bool:
@@ -275,6 +277,8 @@ FAMILIES: dict[str, Family] = {
         beside=beside_module,
         cross=("*.EncDecAttention.*",),
         needs=("decoder_start_token_id", "pad_token_id", "eos_token_id"),
+        fp16_risk="T5 was trained in bf16, and in larger checkpoints its feed-forward layers go"
+        " beyond fp16's largest number, 65,504, so that losses become inf or nan",
     ),
     "vit": Family(
         forms={"image_classification": "head"},

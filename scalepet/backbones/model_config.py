@@ -32,6 +32,11 @@ def read_model_config(backbone: Backbone) -> Any:
         config = transformers.AutoConfig.from_pretrained(
             backbone.place, revision=backbone.revision, trust_remote_code=False
         )
+    if getattr(config, "auto_map", None):
+        raise ConfigError(
+            f"backbone.path: {backbone.path!r} brings code of its own ({config.auto_map}), which"
+            f" is never run; allowed: {', '.join(FAMILIES)} models as transformers has them"
+        )
     if config.model_type not in FAMILIES:
         raise ConfigError(
             f"backbone.path: {backbone.path!r} is a {config.model_type!r} model;"

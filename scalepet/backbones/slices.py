@@ -20,6 +20,9 @@ _DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+_NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What comes of a header that is another JSON, or none."""
+
 _LENGTH_BYTES = 8
 """The size of a safetensors header stands in front of it."""
 
@@ -56,7 +59,7 @@ class WeightFiles:
         for file in files:
             try:
                 places.update(_places_in(file))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, *_NOT_OURS) as error:
                 raise ConfigError(f"backbone.path: {file} cannot be read ({error!r})") from error
         return cls(places)
 
@@ -111,6 +114,8 @@ def _places_in(file: Path) -> dict[str, _Place]:
             continue  # whole numbers and booleans are no weights
         begin, end = entry["data_offsets"]
         dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+        if any(type(number) is not int or number < 0 for number in (begin, end, *shape)):
+            raise ValueError(f"{name} of shape {shape} lies at {begin!r} to {end!r}")
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{name} of shape {shape} has {end - begin:,} bytes")
         if _LENGTH_BYTES + length + end > size:

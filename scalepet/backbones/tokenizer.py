@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,26 @@ def load_tokenizer(
         )
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+_PROBES = (
+    "It\u2019s 3.14  \t(naïve) Straße\n",
+    "A\u0301 ﬁ Ⅷ ½ don't_stop #42-b",
+    "日本語 한국어 עברית Ελλάς привет \U0001f600",
+)
+"""Texts that normalisers and splitters take apart in different ways."""
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A short name for what a tokenizer does, the same in every version of its library: 32 hex
+    digits of BLAKE2b over its vocabulary, its special tokens and the ids of a few probes.
+    """
+    known = (
+        sorted(tokenizer.get_vocab().items()),
+        sorted(tokenizer.all_special_tokens),
+        [tokenizer(probe)["input_ids"] for probe in _PROBES],
+    )
+    return hashlib.blake2b(json.dumps(known).encode(), digest_size=16).hexdigest()
 
 
 def _beside(backbone: Backbone) -> str:

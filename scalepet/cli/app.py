@@ -16,8 +16,9 @@ from scalepet.cli.continual import continual
 from scalepet.cli.launch import launch
 from scalepet.cli.look import assets, report
 from scalepet.cli.plan import plan
+from scalepet.cli.sweep import sweep
 from scalepet.cli.train import train
-from scalepet.cli.voice import EXIT_REFUSED, end, fail, refuse, stop
+from scalepet.cli.voice import EXIT_REFUSED, OF_THE_MACHINE, end, fail, refuse, stop
 from scalepet.errors import ScalepetError
 from scalepet.signals import Stopped
 
@@ -49,7 +50,20 @@ def root(
         raise typer.Exit(EXIT_REFUSED)
 
 
-for _command in (train, continual, evaluate, predict, export, plan, launch, report, bench, assets):
+_COMMANDS = (
+    train,
+    continual,
+    evaluate,
+    predict,
+    export,
+    plan,
+    launch,
+    sweep,
+    report,
+    bench,
+    assets,
+)
+for _command in _COMMANDS:
     app.command()(_command)
 app.command("import")(import_)
 
@@ -77,6 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         ending = partial(refuse, [f"{error.format_message().rstrip('.')}; try: {command} --help"])
     except Stopped as stopped:
         ending = partial(stop, str(stopped))
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            fail(error)
+        path = f": {str(error.filename)[:100]!r}" if error.filename else ""
+        ending = partial(refuse, [f"{error.strerror}{path}"])
     except Exception as error:
         fail(error)
     # Not above: an error holds on to a progress bar, which would hold on to the terminal.

@@ -15,6 +15,16 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept",
+        metavar="NAME",
+        help="With --resume: go on though this has changed since the run began, as in train-rows or"
+        " optimizer; may be given often. A refusal names what can be accepted.",
+        show_default=False,
+    ),
+]
 Adapter = Annotated[
     Path, typer.Argument(metavar="ADAPTER", help="An adapter, or the run folder that holds it.")
 ]

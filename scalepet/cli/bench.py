@@ -61,7 +61,7 @@ def bench(
     faults += [
         f"--density: {text!r}; allowed: a percent such as 0.1%"
         for text in densities
-        if not re.fullmatch(r"[0-9]*\.?[0-9]+%", text)
+        if not re.fullmatch(r"[0-9]*\.?[0-9]+%", text) or not 0 < float(text[:-1]) <= 100
     ]
     if faults:
         raise ConfigError(faults)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scalepet.cli.arguments import Overrides
+from scalepet.cli.arguments import Accept, Overrides
 from scalepet.cli.voice import is_main, log_apart, quiet_libraries
 from scalepet.errors import ConfigError
 from scalepet.signals import StopRequest
@@ -39,6 +39,7 @@ def continual(
             " numbers after it, into order-0, order-1 and so on.",
         ),
     ] = 1,
+    accept: Accept = None,
     fields: Annotated[
         bool,
         typer.Option("--fields", help="Show every field of a config, ready to copy, and stop."),
@@ -92,7 +93,9 @@ def continual(
         quiet_libraries()
         join_processes()
         for one in _in_orders(stream, orders):
-            for learnt in learn_stream(one, resume=resume, console=Console(), stop=stop):
+            for learnt in learn_stream(
+                one, resume=resume, console=Console(), stop=stop, accept=accept or ()
+            ):
                 if is_main():
                     _draw(learnt)
         leave_processes()

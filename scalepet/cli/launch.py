@@ -30,7 +30,9 @@ def launch(
             help="A folder that all machines must be able to write and see.", show_default=False
         ),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds until it gives up.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Seconds until it gives up.")
+    ] = 60.0,
 ) -> None:
     """Check the machines of a run before anything loads.
 

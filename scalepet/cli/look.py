@@ -17,7 +17,9 @@ DEFAULT_METRIC = "eval/accuracy"
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of studies.")
+    ],
     metric: Annotated[
         str | None,
         typer.Option(
@@ -29,17 +31,36 @@ def report(
         Path | None,
         typer.Option(help="Draw the curves here (.png or .svg).", show_default=False),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Of studies: write the report here; else into report/ in the first of them.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compare finished runs in a table and a figure.
 
     Runs of continual learning, too: there, a folder with order-0 and order-1 in it is one run, and
-    its numbers are means over both.
+    its numbers are means over both. The folder of a study becomes tables, figures and one page.
 
     \b
     scalepet report runs/apet runs/head --figure curves.png
+    scalepet report studies/minilm
     """
-    from scalepet.experiments import is_stream, read_run, read_stream
+    from scalepet.experiments import is_stream, is_study, read_run, read_stream
 
+    studies = [folder for folder in runs if is_study(folder)]
+    if studies:
+        others = [folder for folder in runs if folder not in studies]
+        _report_studies(studies, others, metric=metric, figure=figure, output=output)
+        return
+    if output is not None:
+        raise ConfigError(
+            f"--output {output}: goes with folders of studies, which have a study.yaml;"
+            " allowed: --figure for runs"
+        )
     faults = Faults()
     finished: list[Run] = []
     streams: list[StreamRun] = []
@@ -59,6 +80,38 @@ def report(
         _report_streams(streams, metric, figure)
     else:
         _report_runs(finished, metric or DEFAULT_METRIC, figure)
+
+
+def _report_studies(
+    studies: Sequence[Path],
+    others: Sequence[Path],
+    *,
+    metric: str | None,
+    figure: Path | None,
+    output: Path | None,
+) -> None:
+    faults = Faults()
+    if others:
+        faults.append(
+            f"no report shows both: {', '.join(map(str, studies))} have a study.yaml,"
+            f" {', '.join(map(str, others))} have none; allowed: studies alone, or runs alone"
+        )
+    for name, value in (("--metric", metric), ("--figure", figure)):
+        if value is not None:
+            faults.append(
+                f"{name} {value}: goes with runs; a study is reported by the first metric of each"
+                " task, with all of its figures"
+            )
+    faults.raise_any()
+    from rich.console import Console
+
+    from scalepet.experiments.study_report import report_studies, summary
+
+    report = report_studies(studies, output or studies[0] / "report")
+    Console().print(summary(report.found))
+    for left_out in report.found.left_out:
+        typer.echo(f"left out: {left_out.study}/{left_out.folder}: {left_out.reason}", err=True)
+    typer.echo(f"page {report.page}")
 
 
 def _report_runs(runs: list[Run], metric: str, figure: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scalepet.cli.arguments import Overrides
+from scalepet.cli.arguments import Accept, Overrides
 from scalepet.cli.voice import is_main, log_apart, quiet_libraries
 from scalepet.errors import ConfigError
 from scalepet.signals import StopRequest
@@ -26,6 +26,7 @@ def train(
             help="Go on where the run in the output folder stopped; start where there is none.",
         ),
     ] = False,
+    accept: Accept = None,
     fields: Annotated[
         bool,
         typer.Option("--fields", help="Show every field of a config, ready to copy, and stop."),
@@ -71,7 +72,7 @@ def train(
         log_apart(run.output)
         quiet_libraries()
         join_processes()
-        finetune(run, resume=resume, console=Console(), stop=stop)
+        finetune(run, resume=resume, console=Console(), stop=stop, accept=accept or ())
         leave_processes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -21,6 +22,9 @@ EXIT_REFUSED = 2
 
 _terminal: TextIO | None = None
 """Where this rank spoke before it got a log of its own."""
+
+OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG})
+"""Failures of files and paths that are the user's to mend, wherever they happen."""
 
 SECONDS_TO_SPEAK = 5.0
 """Launchers kill all ranks once one has ended, and the one that speaks may be the slowest."""
@@ -59,7 +63,7 @@ def refuse(faults: Sequence[str]) -> NoReturn:
     """Say every fault on a line of its own, and end this rank with exit code 2."""
     if is_main():
         for fault in faults:
-            typer.echo(f"scalepet: {fault}", err=True)
+            typer.echo(_without_secrets(f"scalepet: {fault}"), err=True)
     else:
         time.sleep(SECONDS_TO_SPEAK)
     end(EXIT_REFUSED)
@@ -74,16 +78,24 @@ def stop(words: str) -> NoReturn:
 
 def fail(error: Exception) -> NoReturn:
     """Show our own mistake or the machine's; the last line names the rank and its host."""
-    traceback.print_exception(error)
+    typer.echo(_without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
     first_line = next(iter(str(error).splitlines()), "")
     line = (
         f"scalepet: rank {os.environ.get('RANK', '0')} on {socket.gethostname()} failed:"
         f" {type(error).__name__}: {first_line}{_ended_before()}"
     )
+    line = _without_secrets(line)
     typer.echo(line, err=True)
     if _terminal is not None:
         print(line, file=_terminal, flush=True)
     end(EXIT_FAILED)
+
+
+def _without_secrets(text: str) -> str:
+    """What a library says may quote a token or a login."""
+    from scalepet.tracking.redact import without_secrets
+
+    return without_secrets(text)
 
 
 def _ended_before() -> str:

@@ -24,6 +24,9 @@ from scalepet.config.models import (
 )
 from scalepet.config.options import method_options, same_as
 from scalepet.config.read import read_config, read_overrides, read_stream_config
+from scalepet.config.study import StudyConfig
+from scalepet.config.study_check import read_study_config
+from scalepet.config.study_listing import study_fields_as_yaml
 
 __all__ = [
     "BackboneConfig",
@@ -36,6 +39,7 @@ __all__ = [
     "RunConfig",
     "Setup",
     "StreamConfig",
+    "StudyConfig",
     "TrainConfig",
     "WandbConfig",
     "check_config",
@@ -46,5 +50,7 @@ __all__ = [
     "read_config",
     "read_overrides",
     "read_stream_config",
+    "read_study_config",
     "same_as",
+    "study_fields_as_yaml",
 ]

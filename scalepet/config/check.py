@@ -8,10 +8,12 @@ from typing import Any
 import pydantic
 from pydantic import TypeAdapter
 
-from scalepet.config.faults import did_you_mean, faults_of
+from scalepet.config.catalogue import named_task
+from scalepet.config.faults import did_you_mean, faults_of, wrong_value
 from scalepet.config.fields import Trail, fields_of, walk
 from scalepet.config.models import DEFAULT_METHOD, Config, RunConfig, StreamConfig
 from scalepet.config.options import options_model, same_as
+from scalepet.config.slips import slips
 from scalepet.config.stream import stream_faults
 from scalepet.config.words import shown
 from scalepet.data import Task
@@ -53,13 +55,20 @@ def check_all(content: Any, kind: type[Config]) -> tuple[Config | None, list[str
     """The run and no fault, or None and every fault."""
     if not isinstance(content, Mapping):
         return None, [f"config: {shown(content)}; allowed: fields such as backbone and method"]
+    misnamed: list[str] = []
+    if kind is RunConfig and "task" in content:
+        task, misnamed = named_task(content["task"])
+        content = {**content, "task": {**_STAND_INS, **task} if misnamed else task}
     config: Config | None = None
     unreadable: dict[Trail, str] = {}
     try:
         config = kind.model_validate(content)
     except pydantic.ValidationError as error:
         unreadable = faults_of(error, kind, content, elsewhere=[*walk(kind), *_options()])
+    slipped = {trail: wrong_value(trail, *found) for trail, *found in slips(kind, content)}
+    unreadable = {**slipped, **unreadable}
     faults = [
+        *misnamed,
         *(fault for trail, fault in unreadable.items() if trail[0] != "method"),
         *_all_method_faults(content.get("method", {})),
     ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pydantic
 
-from scalepet.config.fields import NEEDED, Field, Trail, fields_of
+from scalepet.config.fields import NEEDED, Field, Trail, fields_of, item_of, without_null
 from scalepet.config.words import shown, words_of
+
+_MAX_NAME = 60
 
 
 def faults_of(
@@ -32,40 +35,65 @@ def faults_of(
     """
     faults: dict[Trail, str] = {}
     for fault in error.errors():
-        trail, field = _find(section, fault["loc"])
-        name = ".".join(parent + trail)
+        trail, field, inside = _find(section, fault["loc"])
         if field is None:
-            faults[trail] = f"{name}: no such {noun}; {_hint(trail, section, elsewhere)}"
+            hint = did_you_mean(
+                trail[-1], list(fields_of(inside)), or_else=_moved(trail, elsewhere)
+            )
+            faults[trail] = f"{dotted(parent + trail)}: no such {noun}; {hint}"
         elif fault["type"].startswith("missing") and fault["loc"][-1] == trail[-1]:
-            faults[trail] = f"{name}: is missing; allowed: {_allowed(field)}"
+            faults[trail] = f"{dotted(parent + trail)}: is missing; allowed: {_allowed(field)}"
         else:
-            value = shown(_value_at(content, trail))
-            faults[trail] = f"{name}: {value}; allowed: {_allowed(field)}"
+            faults[trail] = wrong_value(parent + trail, field, _value_at(content, trail))
     return faults
 
 
-def _find(section: Any, location: Sequence[Any]) -> tuple[Trail, Field | None]:
-    """The field that an error is about, whichever part of its value pydantic points at; None with
-    the trail of a name that is no field.
+def wrong_value(trail: Trail, field: Field, value: Any) -> str:
+    """The fault of a value that a field does not take."""
+    return f"{dotted(trail)}: {shown(value)}; allowed: {_allowed(field)}"
+
+
+def dotted(trail: Trail) -> str:
+    """The name of a field as one line, whatever its file calls it."""
+    names = (name if name.isprintable() else repr(name) for name in trail)
+    return ".".join(name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}..." for name in names)
+
+
+def _find(section: Any, location: Sequence[Any]) -> tuple[Trail, Field | None, Any]:
+    """The field that an error is about, whichever part of its value pydantic points at, and the
+    section that it is in; no field and the trail of a name that is none.
     """
     trail: Trail = ()
-    field = None
+    field, inside = None, section
     for part in location:
+        if field is not None and isinstance(part, int) and fields_of(item_of(section)):
+            trail = (*trail[:-1], f"{trail[-1]}[{part}]")
+            section = item_of(section)
+            field = dataclasses.replace(field, kind=section, meaning="")
+            continue
         fields = fields_of(section)
         if trail and not fields:
             break
-        trail = (*trail, str(part))
+        trail, inside = (*trail, str(part)), section
         field = fields.get(str(part))
         if field is None:
             break
-        section = field.kind
-    return trail, field
+        section = without_null(field.kind)
+    return trail, field, inside
 
 
 def _value_at(content: Any, trail: Trail) -> Any:
-    for name in trail:
+    for part in trail:
+        name, is_item, index = part.partition("[")
         content = content[name]
+        if is_item:
+            content = content[int(index.removesuffix("]"))]
     return content
+
+
+def _moved(trail: Trail, elsewhere: Iterable[Trail]) -> list[str]:
+    """Where a name stands that is none at this place."""
+    return [".".join(known) for known in elsewhere if known[-1] == trail[-1]]
 
 
 def _allowed(field: Field) -> str:
@@ -77,14 +105,6 @@ def _allowed(field: Field) -> str:
         return words if is_said else f"{words} ({meaning})"
     needed = [name for name, inner_field in inner.items() if inner_field.default is NEEDED]
     return f"the fields {', '.join(inner)}" + (f"; needed: {', '.join(needed)}" if needed else "")
-
-
-def _hint(trail: Trail, section: Any, elsewhere: Iterable[Trail]) -> str:
-    *parents, name = trail
-    for parent in parents:
-        section = fields_of(section)[parent].kind
-    moved = [".".join(known) for known in elsewhere if known[-1] == name]
-    return did_you_mean(name, list(fields_of(section)), or_else=moved)
 
 
 def did_you_mean(name: str, allowed: Sequence[str], *, or_else: Sequence[str] = ()) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import inspect
 import re
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
@@ -55,6 +57,20 @@ def walk(section: Any, parents: Trail = ()) -> Iterator[Trail]:
         trail = (*parents, field.name)
         yield trail
         yield from walk(field.kind, trail)
+
+
+def without_null(kind: Any) -> Any:
+    """The one type that a field may hold besides null; the type itself where there are several."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    others = [member for member in get_args(kind) if member is not type(None)]
+    return others[0] if len(others) == 1 else kind
+
+
+def item_of(kind: Any) -> Any:
+    """The type of the items of a list; None for what is no list."""
+    is_list = get_origin(kind) in (list, tuple, collections.abc.Sequence)
+    return get_args(kind)[0] if is_list else None
 
 
 def _of_model(model: type[BaseModel]) -> Iterator[Field]:

@@ -56,11 +56,11 @@ def _section_lines(section: Any, parents: Trail = ()) -> Iterator[str]:
     for field in fields_of(section).values():
         trail = (*parents, field.name)
         if not fields_of(field.kind):
-            yield from _field_lines(field, trail)
+            yield from field_lines(field, trail)
             continue
         if not parents:
             yield ""
-        yield from _commented(f"{_indent(trail)}{field.name}:", field.meaning)
+        yield from commented(f"{_indent(trail)}{field.name}:", field.meaning)
         yield from _section_lines(field.kind, trail)
         if field.kind is MethodConfig:
             yield from _option_lines()
@@ -75,7 +75,7 @@ def _option_lines() -> Iterator[str]:
         lines = [
             line
             for field in fields
-            for line in _field_lines(field, ("method", field.name), width=width)
+            for line in field_lines(field, ("method", field.name), width=width)
         ]
         if is_default:
             yield from lines
@@ -84,9 +84,12 @@ def _option_lines() -> Iterator[str]:
             yield from (f"  # {line.removeprefix('  ')}" for line in lines)
 
 
-def _field_lines(field: Field, trail: Trail, *, width: int = _WIDTH) -> Iterator[str]:
+def field_lines(
+    field: Field, trail: Trail, *, width: int = _WIDTH, example: Any = None
+) -> Iterator[str]:
+    """A field with an example or its default, its meaning and what it takes."""
     is_needed = field.default is NEEDED
-    value = None if is_needed else field.default
+    value = example if is_needed or example is not None else field.default
     if value is None:
         value = _EXAMPLES.get(".".join(trail))
     meaning = _MEANINGS.get(".".join(trail), field.meaning)
@@ -94,7 +97,7 @@ def _field_lines(field: Field, trail: Trail, *, width: int = _WIDTH) -> Iterator
     if not any(word in words for word in _TELLS_NOTHING) and not _says(meaning, field.kind, words):
         meaning += f" ({words})"
     text = f"{_indent(trail)}{field.name}: {_flow(value)}"
-    yield from _commented(text, f"NEEDED: {meaning}" if is_needed else meaning, width=width)
+    yield from commented(text, f"NEEDED: {meaning}" if is_needed else meaning, width=width)
 
 
 def _says(meaning: str, kind: Any, words: str) -> bool:
@@ -103,7 +106,7 @@ def _says(meaning: str, kind: Any, words: str) -> bool:
     return all(re.search(rf"\b{re.escape(choice)}\b", meaning) for choice in choices)
 
 
-def _commented(text: str, comment: str, *, width: int = _WIDTH) -> Iterator[str]:
+def commented(text: str, comment: str, *, width: int = _WIDTH) -> Iterator[str]:
     """The text with the comment beside it, or below it where the text is long."""
     lines = textwrap.wrap(comment, width - _COMMENT_COLUMN - 2, break_on_hyphens=False) or [""]
     if len(text) >= _COMMENT_COLUMN:

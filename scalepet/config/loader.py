@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -46,6 +45,13 @@ for _kind, (_pattern, _first) in _PLAIN_VALUES.items():
     )
 
 
+MAX_VALUES = 100_000
+"""Of a file, with what aliases repeat: nine lines of aliases can stand for a billion values."""
+
+MAX_NUMBER = 2**63
+_NOT_YET = -1
+
+
 def parse_yaml(text: str) -> Any:
     """The value that a YAML text holds.
 
@@ -54,8 +60,7 @@ def parse_yaml(text: str) -> Any:
     """
     try:
         value = yaml.load(text, Loader=Loader)  # a SafeLoader: plain values only
-        json.dumps(value, default=str, skipkeys=True)  # raises where an alias lies in its anchor
-        return value
+        num_values = _num_values(value, {})
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     except yaml.MarkedYAMLError as error:
@@ -63,5 +68,31 @@ def parse_yaml(text: str) -> Any:
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         words = ", ".join(filter(None, (error.context, error.problem)))
         raise ValueError(f"{words}{place}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    # The latter ones are slips of PyYAML's own, as for "!!timestamp x".
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(" ".join(str(error).split())) from error
+    if num_values > MAX_VALUES:
+        raise ValueError(f"it holds {num_values:,} values; allowed: {MAX_VALUES:,}")
+    return value
+
+
+def _num_values(value: Any, known: dict[int, int]) -> int:
+    """How many values it stands for, counted once for each alias but looked at once.
+
+    Raises:
+        ValueError: an alias in its own anchor, a text that no file or path can hold, a number that
+            no library takes.
+    """
+    if isinstance(value, str) and ("\0" in value or any("\ud800" <= c <= "\udfff" for c in value)):
+        raise ValueError(f"{value[:40]!r} has a character that no file or path can hold")
+    if isinstance(value, int) and abs(value) >= MAX_NUMBER:
+        raise ValueError(f"{str(value)[:40]} is too large; allowed: below 2^63")
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _NOT_YET
+        inner = value if isinstance(value, list) else [*value, *value.values()]
+        known[id(value)] = 1 + sum(_num_values(one, known) for one in inner)
+    if known[id(value)] == _NOT_YET:
+        raise ValueError("circular reference: an alias lies in its own anchor")
+    return known[id(value)]

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from scalepet.config.words import listed
-from scalepet.data import StreamSpec, Task
+from scalepet.data import TASKS, StreamSpec, Task
 from scalepet.engine import Precision, Schedule
 from scalepet.lae import Vote, alpha_of_travel
 from scalepet.pet import METHODS
@@ -25,6 +25,8 @@ Positive = Annotated[float, Strict(), Gt(0)]
 NotNegative = Annotated[float, Strict(), Ge(0)]
 Share = Annotated[float, Strict(), Ge(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
+
+OnNonFinite = Literal["stop", "skip"]
 
 DEFAULT_METHOD = "apet"
 DEFAULT_EPOCHS = 3.0
@@ -110,7 +112,16 @@ class TrainConfig(Section):
     patience: Count | None = Field(
         None, description="stop after so many evaluations without a better score; null: never"
     )
+    save_every: Count | None = Field(
+        None, description="steps between two saved states; null: at every evaluation"
+    )
+    keep_states: Count = Field(2, description="how many of the last saved states stay")
     log_every: Count = Field(10, description="steps between two lines of metrics.jsonl")
+    on_non_finite: OnNonFinite = Field(
+        "stop",
+        description="a step whose loss or gradient is not finite changes nothing; then the run"
+        " stops, or skips that step and goes on",
+    )
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -160,7 +171,11 @@ class Setup(Section):
 class RunConfig(Setup):
     """One run."""
 
-    task: Task = Field(description="what is learnt, from which rows")
+    task: Task = Field(
+        description="what is learnt, from which rows; or the name of a task as in task: sst2, where"
+        " fields beside the name, as in {name: sst2, source: {path: FOLDER}}, take the place of"
+        f" its own: {listed(list(TASKS))}"
+    )
     method: MethodConfig = Field(MethodConfig(), description="what is tuned")
     train: TrainConfig = Field(TrainConfig(), description="how long and how fast")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how answers are made")
@@ -182,7 +197,13 @@ class LearnConfig(Section):
     save_every: Count | None = Field(
         None, description="steps between two saved states; null: once an epoch"
     )
+    keep_states: Count = Field(2, description="how many of the last saved states stay")
     log_every: Count = Field(10, description="steps between two lines of metrics.jsonl")
+    on_non_finite: OnNonFinite = Field(
+        "stop",
+        description="a step whose loss or gradient is not finite changes nothing; then the run"
+        " stops, or skips that step and goes on",
+    )
 
 
 class OfflineConfig(Section):

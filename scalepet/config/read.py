@@ -29,11 +29,20 @@ def read_stream_config(path: Path, overrides: Sequence[str] = ()) -> StreamConfi
 
 
 def _read(path: Path, overrides: Sequence[str], kind: type[Config]) -> Config:
-    content, faults = _with_overrides(_read_file(path), overrides)
+    content, faults = read_content(path, overrides)
     config, more_faults = check_all(content, kind)
     if config is None or faults:
         raise ConfigError([*faults, *more_faults])
     return config
+
+
+def read_content(path: Path, overrides: Sequence[str]) -> tuple[Content, list[str]]:
+    """What a YAML file and the overrides hold, and what is wrong with the overrides.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    return _with_overrides(_read_file(path), overrides)
 
 
 def read_overrides(overrides: Sequence[str]) -> Content:
@@ -97,6 +106,8 @@ def _placed(content: Mapping[str, Any], trail: Sequence[str], value: Any) -> Con
     inner = content.get(first)
     if inner is None:
         inner = {}
+    if first == "task" and isinstance(inner, str):
+        inner = {"name": inner}  # of the catalogue, whose fields may be replaced one by one
     if not isinstance(inner, Mapping):
         raise ValueError(f"{first} is {inner!r} and has no field {rest[0]}")
     return {**content, first: _placed(inner, rest, value)}

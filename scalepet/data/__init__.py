@@ -18,10 +18,11 @@ from scalepet.data.metrics import METRICS, Metric, Reference, majority_share, sc
 from scalepet.data.picture import NUM_CHANNELS, Picture
 from scalepet.data.pictures import Pictures
 from scalepet.data.rows import Rows, check_columns
-from scalepet.data.sources import load_split, missing_files, rows_of
+from scalepet.data.sources import Splits, load_split, load_splits, missing_files, rows_of
 from scalepet.data.stream import Experience, Stream, StreamSpec
 from scalepet.data.stream_rows import load_stream
 from scalepet.data.task import Kind, Source, Task
+from scalepet.data.tasks import TASKS, CatalogueTask, TaskType
 
 __all__ = [
     "FILLER",
@@ -29,9 +30,11 @@ __all__ = [
     "METRICS",
     "NUM_CHANNELS",
     "STREAMS",
+    "TASKS",
     "AccuracyMatrix",
     "Batch",
     "Benchmark",
+    "CatalogueTask",
     "Encoded",
     "Epoch",
     "EvalLoader",
@@ -46,10 +49,12 @@ __all__ = [
     "Results",
     "Rows",
     "Source",
+    "Splits",
     "Step",
     "Stream",
     "StreamSpec",
     "Task",
+    "TaskType",
     "Tokenizer",
     "TrainLoader",
     "check_columns",
@@ -57,6 +62,7 @@ __all__ = [
     "encode",
     "joined",
     "load_split",
+    "load_splits",
     "load_stream",
     "majority_share",
     "missing_files",

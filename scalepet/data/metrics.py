@@ -10,6 +10,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from scalepet.errors import ConfigError
 
@@ -29,6 +30,21 @@ def macro_f1(predictions: Sequence[str], references: Sequence[Reference]) -> flo
     from sklearn.metrics import f1_score
 
     return float(f1_score(references, predictions, average="macro", zero_division=0.0))
+
+
+def f1(
+    predictions: Sequence[str], references: Sequence[Reference], *, positive: str | None = None
+) -> float:
+    """F1 of one of two classes, as GLUE scores paraphrases; 0 where no side has it.
+
+    Args:
+        positive: the class; ``score`` takes the last label.
+    """
+    from sklearn.metrics import f1_score
+
+    assert positive is not None, "a score of classes knows its labels"
+    scores = f1_score(references, predictions, labels=[positive], average=None, zero_division=0.0)
+    return float(scores[0])
 
 
 def matthews(predictions: Sequence[str], references: Sequence[Reference]) -> float:
@@ -89,6 +105,7 @@ def bleu(predictions: Sequence[str], references: Sequence[Reference]) -> float:
 METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "macro_f1": macro_f1,
+    "f1": f1,
     "matthews": matthews,
     "exact_match": exact_match,
     "token_f1": token_f1,
@@ -98,9 +115,16 @@ METRICS: dict[str, Metric] = {
 
 
 def score(
-    names: Sequence[str], *, predictions: Sequence[str], references: Sequence[Reference]
+    names: Sequence[str],
+    *,
+    predictions: Sequence[str],
+    references: Sequence[Reference],
+    labels: Sequence[str] = (),
 ) -> dict[str, float]:
     """The named metrics of all rows, in the order of the names.
+
+    Args:
+        labels: the classes in their order, where answers are classes; f1 is of the last one.
 
     Raises:
         ConfigError: names that are not in ``METRICS``, all of them, with those allowed.
@@ -110,7 +134,10 @@ def score(
         allowed = ", ".join(METRICS)
         raise ConfigError([f"metric {name!r} is unknown; allowed: {allowed}" for name in unknown])
     assert len(predictions) == len(references) > 0, "one prediction for each of some references"
-    return {name: METRICS[name](predictions, references) for name in names}
+    metrics = dict(METRICS)
+    if labels:
+        metrics["f1"] = partial(f1, positive=labels[-1])
+    return {name: metrics[name](predictions, references) for name in names}
 
 
 def majority_share(references: Sequence[str]) -> float:

@@ -43,12 +43,19 @@ def read_rows(rows: Rows, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """The values of these columns, row by row.
 
     Raises:
-        DataError: as ``check_columns``.
+        DataError: as ``check_columns``, or a text that is not UTF-8.
     """
     check_columns(rows, columns)
     chosen = rows.select_columns(list(dict.fromkeys(columns)))
     for start in range(0, len(chosen), NUM_ROWS_READ):
-        part = chosen[start : start + NUM_ROWS_READ]
+        end = min(start + NUM_ROWS_READ, len(chosen))
+        try:
+            part = chosen[start:end]
+        except UnicodeDecodeError as error:  # arrow takes the bytes of a JSON file unseen
+            raise DataError(
+                f"columns {listed(columns)}: rows {start} to {end - 1} cannot be read: {error};"
+                " allowed: texts in UTF-8"
+            ) from error
         yield from zip(*(part[column] for column in columns), strict=True)
 
 

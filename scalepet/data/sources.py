@@ -7,26 +7,41 @@ datasets and pandas are imported inside the functions, because they take a secon
 from __future__ import annotations
 
 import glob
-import re
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from scalepet.data.draws import at
 from scalepet.data.picture_paths import with_whole_paths
-from scalepet.data.rows import Rows, listed
-from scalepet.data.task import FILE_FORMATS, Source
-from scalepet.errors import ConfigError, DataError
+from scalepet.data.rows import Rows, check_columns, listed
+from scalepet.data.splits import Part, choose, parts_of, shared_row_faults, sizes_in_words
+from scalepet.data.task import FILE_FORMATS, Source, Task
+from scalepet.errors import ConfigError, DataError, Faults
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetBuilder, DatasetDict
+    from datasets import DatasetBuilder, DatasetDict
 
 Files = Mapping[str, list[str]]
 
-SLICE_OF_ROWS = re.compile(r"([\w.]+)\[(-?\d*):(-?\d*)\]")
-"""A split with row numbers; one with percentages cannot reach beyond its end."""
+
+@dataclass(frozen=True)
+class Splits:
+    """All splits of a source.
+
+    Attributes:
+        rows: of each, by our names.
+        num_blank: blank rows that were left out of each; what is held out counts them as "train".
+    """
+
+    rows: dict[str, Rows]
+    num_blank: dict[str, int]
 
 
-def load_split(source: Source, split: str, *, pictures: str | None = None) -> Rows:
+def load_split(
+    source: Source, split: str, *, pictures: str | None = None, columns: Sequence[str] = ()
+) -> Rows:
     """The rows of our split "train", "eval" or "test".
 
     Columns of csv files are text, as it stands in the file; an empty field is None.
@@ -34,13 +49,49 @@ def load_split(source: Source, split: str, *, pictures: str | None = None) -> Ro
     Args:
         pictures: the column of pictures. Where it holds paths, they are relative to the folder of
             the file that names them, or to the source's own folder.
+        columns: those in which a row is blank that ``source.skip_blank`` leaves out.
 
     Raises:
         ConfigError: faults of the source, files or folders that do not exist, a hub id that
-            cannot be found or reached, a split expression that names no split or rows beyond it.
+            cannot be found or reached, a split expression that names no split or rows beyond it,
+            more rows held out than there are.
         DataError: what is there cannot be read, the split has no rows, or a path of a picture has
             no one folder to start from.
     """
+    rows, _ = _load_one(source, split, _open(source, pictures), columns)
+    return rows
+
+
+def load_splits(task: Task, names: Sequence[str] | None = None) -> Splits:
+    """The rows of all splits of a task, of which no two have a row in common.
+
+    Args:
+        names: of the splits; None for all that the source has.
+
+    Raises:
+        ConfigError: every fault of all splits together: those of ``load_split``, columns that are
+            missing, and rows or files that stand in two of them.
+        DataError: as ``load_split``, of what all splits need.
+    """
+    source, columns = task.source, task.columns
+    tables = _open(source, task.picture_column)
+    splits, parts, faults = Splits({}, {}), dict[str, list[Part]](), Faults()
+    for split in source.names if names is None else names:
+        with faults.noted():
+            parts[split] = _parts(source, split, tables)
+            rows, num_blank = _load_one(source, split, tables, columns)
+            check_columns(rows, columns)
+            splits.rows[split] = rows
+            if _origin(source, split) == split:
+                splits.num_blank[split] = num_blank
+    own = {split: found for split, found in parts.items() if _origin(source, split) == split}
+    faults += shared_row_faults(source, own, _true_files(source))
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))  # several splits may have one in common
+    return splits
+
+
+def _open(source: Source, pictures: str | None) -> DatasetDict:
     import datasets
 
     faults = source.faults() or missing_files(source)
@@ -48,15 +99,31 @@ def load_split(source: Source, split: str, *, pictures: str | None = None) -> Ro
         raise ConfigError(faults)
     datasets.disable_progress_bars()  # else every rank draws one for each file
     tables = _load_tables(source)
-    if pictures is not None:
-        tables = _with_whole_paths(source, tables, pictures)
-    rows = _select(tables, source.expression(split), field=f"task.source.splits.{split}")
+    return tables if pictures is None else _with_whole_paths(source, tables, pictures)
+
+
+def _load_one(
+    source: Source, split: str, tables: DatasetDict, columns: Sequence[str]
+) -> tuple[Rows, int]:
+    """The rows of a split, and how many blank ones it has beside them."""
+    rows = _select(tables, _parts(source, split, tables))
     if len(rows) == 0:
         raise DataError(
-            f"task.source.splits.{split} {source.expression(split)!r} of {source.path!r} "
-            f"has no rows; splits: {_sizes(tables)}"
+            f"task.source.splits.{_origin(source, split)} {source.expression(split)!r} of"
+            f" {source.path!r} has no rows; splits: {sizes_in_words(_sizes(tables))}"
         )
-    return cast(Rows, rows)
+    numbers, num_blank = choose(source, split, rows, columns)
+    return (rows if len(numbers) == len(rows) else at(rows, numbers)), num_blank
+
+
+def _parts(source: Source, split: str, tables: DatasetDict) -> list[Part]:
+    field = f"task.source.splits.{_origin(source, split)}"
+    return parts_of(source.expression(split), _sizes(tables), field=field)
+
+
+def _origin(source: Source, split: str) -> str:
+    """Our split whose expression names the rows."""
+    return "train" if split == "eval" and source.held_out is not None else split
 
 
 def rows_of(columns: Mapping[str, list[str]]) -> Rows:
@@ -111,6 +178,14 @@ def _file_lists(source: Source) -> Files:
             for file in _matches(name)
         ]
         for split, names in (source.files or {}).items()
+    }
+
+
+def _true_files(source: Source) -> Files:
+    """The files of a file format, links followed."""
+    return {
+        split: [os.path.realpath(file) for file in files]
+        for split, files in _file_lists(source).items()
     }
 
 
@@ -217,28 +292,12 @@ def _reason(error: Exception) -> str:
     return f"{type(inner).__name__}: {' '.join(str(inner).split())}"
 
 
-def _select(tables: DatasetDict, expression: str, *, field: str) -> Dataset:
-    from datasets import ReadInstruction, concatenate_datasets
+def _select(tables: DatasetDict, parts: Sequence[Part]) -> Rows:
+    from datasets import concatenate_datasets
 
-    sizes = {str(name): len(table) for name, table in tables.items()}
-    try:
-        slices = ReadInstruction.from_spec(expression).to_absolute(sizes)
-    except Exception as error:
-        raise ConfigError(
-            f"{field} {expression!r}: {_reason(error)}; allowed: splits and slices of them such as "
-            f'"name[:3000]"; splits: {_sizes(tables)}'
-        ) from error
-    for name, *bounds in SLICE_OF_ROWS.findall(expression):
-        if any(abs(int(bound)) > sizes[name] for bound in bounds if bound not in ("", "-")):
-            raise ConfigError(
-                f"{field} {expression!r} reaches beyond {name!r}; allowed: {sizes[name]} rows"
-            )
-    parts = [
-        tables[part.splitname].select(range(part.from_, max(part.from_, part.to)))
-        for part in slices
-    ]
+    selected = [tables[part.name].select(range(part.start, part.stop)) for part in parts]
     # A saved data set remembers an output format; rows are plain Python values here.
-    return concatenate_datasets(parts).with_format(None)
+    return cast(Rows, concatenate_datasets(selected).with_format(None))
 
 
 def _with_whole_paths(source: Source, tables: DatasetDict, column: str) -> DatasetDict:
@@ -255,5 +314,5 @@ def _with_whole_paths(source: Source, tables: DatasetDict, column: str) -> Datas
     )
 
 
-def _sizes(tables: DatasetDict) -> str:
-    return listed([f"{name} ({len(table)} rows)" for name, table in tables.items()])
+def _sizes(tables: DatasetDict) -> dict[str, int]:
+    return {str(name): len(table) for name, table in tables.items()}

@@ -295,7 +295,7 @@ def _at(task: Task, root: str | None) -> Task:
     if root is None:
         return task
     folder = Path(root).expanduser() / folder_of(task.source)
-    return replace(task, source=Source(str(folder), splits=task.source.splits))
+    return replace(task, source=replace(task.source, path=str(folder), subset=None))
 
 
 def source_name(source: Source) -> str:

@@ -8,26 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from scalepet.data.benchmarks import folder_of
+from scalepet.data.draws import at, draw, first_filled
 from scalepet.data.forms import RowNumbers
 from scalepet.data.labels import class_table, discover_labels, read_classes
-from scalepet.data.rows import (
-    NUM_ROWS_READ,
-    BadRows,
-    Rows,
-    check_columns,
-    class_names,
-    listed,
-    read_rows,
-)
-from scalepet.data.sources import load_split
+from scalepet.data.rows import BadRows, Rows, class_names, listed
+from scalepet.data.sources import load_splits
 from scalepet.data.stream import (
     Experience,
     Member,
@@ -40,9 +30,6 @@ from scalepet.data.stream import (
 )
 from scalepet.data.task import Task
 from scalepet.errors import ConfigError, DataError, Faults
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 SPLITS = ("train", "eval")
 MAX_NAME_LENGTH = 60
@@ -107,7 +94,7 @@ def load_stream(
     if faults:
         raise DataError(faults)
     return _stream_of(parts), [
-        {split: _at(part.data_set.rows[split], numbers[split]) for split in SPLITS}
+        {split: at(part.data_set.rows[split], numbers[split]) for split in SPLITS}
         for part, numbers in zip(parts, chosen, strict=True)
     ]
 
@@ -149,13 +136,9 @@ def _load_all(spec: StreamSpec) -> list[DataSet]:
 
 
 def _load(member: Member) -> DataSet:
-    faults, rows, classes = Faults(), dict[str, Rows](), dict[str, RowNumbers]()
+    faults, classes = Faults(), dict[str, RowNumbers]()
     task = member.task
-    for split in SPLITS:
-        with faults.noted():
-            rows[split] = load_split(task.source, split, pictures=task.picture_column)
-            check_columns(rows[split], [*task.source_columns, task.target])
-    faults.raise_any()
+    rows = load_splits(task, SPLITS).rows
     if not task.labels:
         task = replace(task, labels=discover_labels(rows["train"], task.target))
     for split in SPLITS:
@@ -188,7 +171,7 @@ def _sequence(data_sets: Sequence[DataSet]) -> list[Part]:
 def _portions(spec: StreamSpec, data_set: DataSet, num_portions: int | None) -> list[Part]:
     """The classes of one data set, divided like ``np.array_split``."""
     labels = data_set.member.task.labels
-    keys = _draw(len(labels), seed=spec.seed, purpose="order of classes")
+    keys = draw(len(labels), seed=spec.seed, purpose="order of classes")
     drawn = tuple(labels[place] for place in np.argsort(keys, kind="stable"))
     words = spec.class_order or drawn
     assert num_portions is not None
@@ -229,7 +212,7 @@ def _choose(spec: StreamSpec, part: Part, split: str) -> RowNumbers:
     places = map(part.data_set.member.task.labels.index, part.task.labels)
     numbers = [np.flatnonzero(classes == place) for place in places]
     keys = [
-        _draw(len(of_class), seed=spec.seed, purpose=f"{split} rows of {word}")
+        draw(len(of_class), seed=spec.seed, purpose=f"{split} rows of {word}")
         for of_class, word in zip(numbers, part.task.labels, strict=True)
     ]
     limit, total = spec.row_limits(split)
@@ -237,45 +220,10 @@ def _choose(spec: StreamSpec, part: Part, split: str) -> RowNumbers:
         numbers, keys, limit = [np.concatenate(numbers)], [np.concatenate(keys)], total
     columns = part.task.source_columns if spec.skips_blank else ()
     kept = [
-        _first_filled(rows, candidates[np.lexsort((candidates, drawn))], limit, columns)
+        first_filled(rows, candidates[np.lexsort((candidates, drawn))], limit, columns)
         for candidates, drawn in zip(numbers, keys, strict=True)
     ]
     return np.sort(np.concatenate(kept))
-
-
-def _first_filled(
-    rows: Rows, numbers: RowNumbers, limit: int | None, columns: Sequence[str]
-) -> RowNumbers:
-    """The first ``limit`` of these rows in which none of the columns is blank."""
-    limit = len(numbers) if limit is None else limit
-    if not columns:
-        return numbers[:limit]
-    found = [numbers[:0]]
-    for start in range(0, len(numbers), NUM_ROWS_READ):
-        if sum(map(len, found)) >= limit:
-            break
-        some = numbers[start : start + NUM_ROWS_READ]
-        values = read_rows(_at(rows, some), columns)
-        found.append(some[[not any(map(_is_blank, row)) for row in values]])
-    return np.concatenate(found)[:limit]
-
-
-def _is_blank(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
-
-
-def _at(rows: Rows, numbers: RowNumbers) -> Rows:
-    return cast(Rows, cast("Dataset", rows).select(numbers))
-
-
-def _draw(num_keys: int, *, seed: int, purpose: str) -> npt.NDArray[np.uint64]:
-    """Keys to sort by, the same in every numpy.
-
-    Raw output of Philox 4x64-10 (Salmon et al. 2011) with key (seed, BLAKE2b of the purpose).
-    """
-    digest = blake2b(purpose.encode(), digest_size=8).digest()
-    key = np.array([seed, int.from_bytes(digest, "little")], dtype=np.uint64)
-    return np.random.Philox(key=key).random_raw(num_keys)
 
 
 def _empty_classes(spec: StreamSpec, part: Part, chosen: Mapping[str, RowNumbers]) -> Iterator[str]:

@@ -31,6 +31,13 @@ class Source:
         splits: our names -> split expressions of datasets, such as "train[:3000]". "train" is what
             is learnt, "eval" chooses the best step, and "test" is scored once, by the best
             adapter; what is not given is "train", "validation" and no test.
+        held_out: so many rows leave the training split and are what chooses the best step;
+            splits.eval is then not given.
+        train_rows, eval_rows, test_rows: the most rows of a split, drawn from all of it; null for
+            all.
+        seed: of what is held out and drawn; rows of test are the same ones with every seed.
+        skip_blank: leave out rows with an empty column of the template or target; else they are
+            refused.
     """
 
     path: str
@@ -38,6 +45,12 @@ class Source:
     subset: str | None = None
     files: dict[str, str | list[str]] | None = None
     splits: dict[str, str] = field(default_factory=dict)
+    held_out: int | None = None
+    train_rows: int | None = None
+    eval_rows: int | None = None
+    test_rows: int | None = None
+    seed: int = 0
+    skip_blank: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,8 +58,12 @@ class Source:
         return tuple(name for name in SPLITS if name in DEFAULT_SPLITS or name in self.splits)
 
     def expression(self, split: str) -> str:
-        """The split expression behind one of our names."""
-        return self.splits.get(split) or DEFAULT_SPLITS[split]
+        """The split expression behind one of our names; of "eval" that of "train" where its rows
+        are held out.
+        """
+        if split == "eval" and self.held_out is not None:
+            split = "train"
+        return self.splits[split] if split in self.splits else DEFAULT_SPLITS[split]
 
     def faults(self) -> list[str]:
         """Everything wrong with these values, without a look at the disk."""
@@ -67,6 +84,25 @@ class Source:
             )
         for name in sorted(self.splits.keys() - set(SPLITS)):
             faults.append(f"task.source.splits has {name!r}; allowed: {', '.join(SPLITS)}")
+        return faults + self._row_faults()
+
+    def _row_faults(self) -> list[str]:
+        faults = [
+            f"task.source.{name} is {value}; allowed: at least 1, or null"
+            for name in ("held_out", "train_rows", "eval_rows", "test_rows")
+            if (value := getattr(self, name)) is not None and value < 1
+        ]
+        if self.held_out is not None and "eval" in self.splits:
+            faults.append(
+                f"task.source.splits.eval is {self.splits['eval']!r} with task.source.held_out"
+                f" {self.held_out}; allowed: one of them"
+            )
+        if self.test_rows is not None and "test" not in self.splits:
+            faults.append(
+                f"task.source.test_rows is {self.test_rows}; it goes with task.source.splits.test"
+            )
+        if not 0 <= self.seed < 2**64:
+            faults.append(f"task.source.seed is {self.seed}; allowed: 0 to 2**64 - 1")
         return faults
 
 
@@ -114,6 +150,11 @@ class Task:
     def source_columns(self) -> tuple[str, ...]:
         """The columns that the template uses."""
         return template_columns(self.template)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of an example and of its target."""
+        return (*self.source_columns, self.target)
 
     @property
     def picture_column(self) -> str | None:
@@ -173,6 +214,11 @@ class Task:
             for name in self.metrics
             if name not in METRICS
         ]
+        if "f1" in self.metrics and (not self.has_classes or len(self.labels) not in (0, 2)):
+            faults.append(
+                f"task.metrics has 'f1' with {len(self.labels)} classes; allowed: two, of which it"
+                " scores the last, or macro_f1 for more"
+            )
         return faults if self.metrics else [f"task.metrics is empty; allowed: {allowed}"]
 
     def _picture_faults(self) -> list[str]:
@@ -184,6 +230,8 @@ class Task:
                 f"task.template {self.template!r}; allowed with kind {self.kind!r}: "
                 'one column of pictures and nothing else, as in "{image}"'
             )
+        if self.source.skip_blank:
+            faults.append(f"task.source.skip_blank goes with kinds of texts, not {self.kind!r}")
         for name in ("max_source_length", "max_target_length"):
             value = getattr(self, name)
             if value != DEFAULT_LENGTH:

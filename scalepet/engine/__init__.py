@@ -4,6 +4,7 @@ from scalepet.backbones import full_shape
 from scalepet.engine.ds_config import (
     PRECISIONS,
     Precision,
+    check_precision,
     compose_ds_config,
     read_ds_file,
     shipped_names,
@@ -11,7 +12,7 @@ from scalepet.engine.ds_config import (
 )
 from scalepet.engine.evaluate import Answerer, Answers, Track, answer_all, each_row
 from scalepet.engine.files import read_folder, write_folder
-from scalepet.engine.loop import LossSum, StepReport, on_device, train_step
+from scalepet.engine.loop import LossSum, Skipped, StepReport, on_device, train_step
 from scalepet.engine.parameters import (
     load_trained,
     read_whole,
@@ -30,14 +31,15 @@ from scalepet.engine.processes import (
 )
 from scalepet.engine.run_state import (
     RunState,
-    load_run_state,
+    gather_run_state,
     on_main,
+    read_run_state,
     restore_random_states,
     resume,
-    save_run_state,
 )
 from scalepet.engine.schedule import SCHEDULES, Schedule, learning_rate_factor
 from scalepet.engine.sharded import AdamW, Engine, MasterShard, building_into_shards, untrained
+from scalepet.engine.states import SaveReport, States, newest_state, saved_steps, state_folder
 
 __all__ = [
     "PRECISIONS",
@@ -50,34 +52,41 @@ __all__ = [
     "MasterShard",
     "Precision",
     "RunState",
+    "SaveReport",
     "Schedule",
+    "Skipped",
+    "States",
     "StepReport",
     "Track",
     "answer_all",
     "building_into_shards",
+    "check_precision",
     "compose_ds_config",
     "each_row",
     "end_process",
     "ended_neighbours",
     "full_shape",
+    "gather_run_state",
     "is_launched",
     "join_processes",
     "learning_rate_factor",
     "leave_processes",
-    "load_run_state",
     "load_trained",
+    "newest_state",
     "on_device",
     "on_main",
     "peak_memory_bytes",
     "pick_device",
     "read_ds_file",
     "read_folder",
+    "read_run_state",
     "read_whole",
     "restore_random_states",
     "resume",
-    "save_run_state",
+    "saved_steps",
     "shard_filler",
     "shipped_names",
+    "state_folder",
     "train_step",
     "trained_parameters",
     "untrained",

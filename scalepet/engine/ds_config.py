@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from scalepet.engine.ds_faults import faults_in
+from scalepet.engine.processes import quiet_deepspeed
 from scalepet.errors import ConfigError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _TRAINED_BUCKET_ELEMENTS = 2_000_000
@@ -64,7 +65,7 @@ def _read_json(path: Path, *, asked: str) -> dict[str, Any]:
         raise ConfigError(
             f"deepspeed: {asked!r} is neither a file nor one of {', '.join(shipped_names())}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"deepspeed: {path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"deepspeed: {path} holds a {type(content).__name__}; allowed: an object")
@@ -90,7 +91,11 @@ def compose_ds_config(
         num_micro_batches: forwards a device and optimizer step.
         clip: largest norm of the whole gradient; None for no clipping. DeepSpeed clips at 1.0 where
             nothing is said.
+
+    Raises:
+        ConfigError: as ``check_precision``.
     """
+    check_precision(precision)
     stage = zero_stage(ds_file)
     if stage == 0 and precision != "fp32":
         # At stage 0 DeepSpeed primes a 16-bit optimizer with a dummy step, so that Adam corrects
@@ -110,8 +115,29 @@ def compose_ds_config(
         "gradient_accumulation_steps": num_micro_batches,
         "gradient_clipping": 0.0 if clip is None else clip,
         "bf16": {"enabled": precision == "bf16"},
+        # Its loss scale is a dynamic one: from 65,536 on it is halved where a gradient overflows,
+        # and doubled after 1,000 steps without.
+        "fp16": {"enabled": precision == "fp16"},
         # The optimizer is torch's: DeepSpeed's own ones are compiled at the first start.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": sys.maxsize,
     }
+
+
+def check_precision(precision: Precision) -> None:
+    """
+    Raises:
+        ConfigError: DeepSpeed does not run this precision on this process's device.
+    """
+    if precision != "fp16":
+        return
+    quiet_deepspeed()
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    if not accelerator.is_fp16_supported():
+        raise ConfigError(
+            f"precision: fp16, which DeepSpeed does not run on this {accelerator.device_name()};"
+            " allowed here: bf16, fp32"
+        )

@@ -19,6 +19,13 @@ from scalepet.errors import CheckpointError
 TENSORS_FILE = "tensors.safetensors"
 RECORD_FILE = "scalepet.json"
 
+_OWN = "record_checksum"
+"""Of the record itself, as it is without this entry."""
+
+_DIGEST_BYTES = 16
+_NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What comes of a record that is another JSON, or none."""
+
 
 def write_folder(
     folder: Path,
@@ -27,7 +34,7 @@ def write_folder(
     record: Mapping[str, Any],
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Write tensors (safetensors) with a JSON record that holds their checksum, in place of what is
+    """Write tensors (safetensors) and a JSON record with the checksums of both, in place of what is
     there.
 
     All is written beside and renamed, so that a run that dies while saving leaves the old folder or
@@ -45,7 +52,8 @@ def write_folder(
             {n: t.contiguous() for n, t in tensors.items()}, new / TENSORS_FILE
         )
         full_record = {**record, "checksum": _checksum(new / TENSORS_FILE)}
-        (new / RECORD_FILE).write_text(json.dumps(full_record, indent=2) + "\n", encoding="utf-8")
+        full_record[_OWN] = _digest_of(full_record)
+        (new / RECORD_FILE).write_text(_as_text(full_record), encoding="utf-8")
         for name, text in (texts or {}).items():
             (new / name).write_text(text, encoding="utf-8")
         for path in (*new.iterdir(), new):
@@ -57,6 +65,7 @@ def write_folder(
         _sync(folder.parent)
         _clear(old)
     except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(new, ignore_errors=True)  # half of it would go on filling a full disk
         raise CheckpointError(
             f"{folder} cannot be written: {error}; what was there before is kept"
         ) from error
@@ -72,23 +81,39 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         folder = folder.with_name(folder.name + ".old")  # the run died between the two renames
     try:
         record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        checksum = _checksum(folder / TENSORS_FILE)
-        if checksum != record["checksum"]:
-            raise CheckpointError(
-                f"{folder / TENSORS_FILE} is not as it was written:"
-                f" checksum {checksum}, recorded {record['checksum']}"
-            )
+        own = record.pop(_OWN)
+        _compare(folder / RECORD_FILE, _digest_of(record), recorded=own)
+        _compare(
+            folder / TENSORS_FILE,
+            _checksum(folder / TENSORS_FILE),
+            recorded=record["checksum"],
+        )
         return safetensors.torch.load_file(folder / TENSORS_FILE), record
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{folder} holds no saved state: {error.filename} is missing"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (*_NOT_OURS, OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be read: {error!r}") from error
 
 
+def _compare(path: Path, found: str, *, recorded: Any) -> None:
+    if found != recorded:
+        raise CheckpointError(
+            f"{path} is not as it was written: checksum {found}, recorded {recorded}"
+        )
+
+
+def _as_text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2) + "\n"
+
+
+def _digest_of(record: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(_as_text(record).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
 def _checksum(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,21 @@ import torch
 from torch import Tensor
 
 from scalepet import dist
-from scalepet.engine.files import read_folder, write_folder
+from scalepet.engine.files import read_folder
 from scalepet.engine.sharded import Engine
 from scalepet.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What ``save_run_state`` wrote: tensors whole and in fp32, whatever the sharding was.
+    """What ``gather_run_state`` gave: tensors whole and in fp32, whatever the sharding was.
 
     Attributes:
+        folder: where it lies.
         progress: how far the run is, in the words of its recipe.
     """
 
+    folder: Path
     progress: Mapping[str, Any]
     fingerprint: Mapping[str, Any]
     adam_steps: Mapping[str, int]
@@ -31,17 +34,18 @@ class RunState:
     moments: Mapping[str, Tensor]
     random_states: Mapping[str, Tensor]
     fixed: Mapping[str, Tensor]
+    loss_scaler: Mapping[str, float] = field(default_factory=dict)
 
 
-def save_run_state(
-    folder: Path,
+def gather_run_state(
     engine: Engine,
     *,
     progress: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
     fixed: Mapping[str, Tensor],
-) -> None:
-    """Write the state. All ranks together; rank 0 writes, and all fail if it cannot.
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state as tensors in host memory, which what is trained next leaves alone, and a record.
+    All ranks together.
 
     Args:
         progress: JSON-able.
@@ -62,8 +66,9 @@ def save_run_state(
         "progress": dict(progress),
         "fingerprint": dict(fingerprint),
         "adam_steps": engine.read_adam_steps(),
+        "loss_scaler": engine.read_loss_scaler(),
     }
-    on_main(lambda: write_folder(folder, tensors=tensors, record=record))
+    return tensors, record
 
 
 def on_main(write: Callable[[], None]) -> None:
@@ -71,46 +76,45 @@ def on_main(write: Callable[[], None]) -> None:
     dist.together(lambda: write() if dist.is_main() else None)
 
 
-def load_run_state(folder: Path, *, fingerprint: Mapping[str, Any]) -> RunState:
-    """Read the state.
+def read_run_state(folder: Path) -> RunState:
+    """The state that lies in a folder.
 
     Raises:
-        CheckpointError: it is not whole, or belongs to another backbone, mask or data; every
-            difference is listed.
+        CheckpointError: it is not whole, or no state of a run.
     """
     tensors, record = read_folder(folder)
+    parts: dict[str, dict[str, Tensor]] = {"trained": {}, "moments": {}, "random": {}, "fixed": {}}
     try:
-        progress, theirs, adam_steps = (
-            dict(record[part]) for part in ("progress", "fingerprint", "adam_steps")
+        progress, fingerprint, adam_steps, loss_scaler = (
+            dict(record[part]) for part in ("progress", "fingerprint", "adam_steps", "loss_scaler")
         )
+        _check_numbers(adam_steps, loss_scaler)
+        for name, tensor in tensors.items():
+            part, inner = name.split("/", 1)
+            parts[part][inner] = tensor
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no state of a run: {error!r}") from error
-    differences = [
-        f"{folder}: {name} was {theirs.get(name)!r}, this run has {fingerprint.get(name)!r};"
-        " a run goes on as it began"
-        for name in sorted({*theirs, *fingerprint})
-        if theirs.get(name) != fingerprint.get(name)
-    ]
-    if differences:
-        raise CheckpointError(differences)
-    parts: dict[str, dict[str, Tensor]] = {
-        "trained": {},
-        "moments": {},
-        "random": {},
-        "fixed": {},
-    }
-    for name, tensor in tensors.items():
-        part, inner = name.split("/", 1)
-        parts[part][inner] = tensor
     return RunState(
+        folder,
         progress,
-        theirs,
+        fingerprint,
         adam_steps,
         parts["trained"],
         parts["moments"],
         parts["random"],
         parts["fixed"],
+        loss_scaler,
     )
+
+
+def _check_numbers(adam_steps: Mapping[str, Any], loss_scaler: Mapping[str, Any]) -> None:
+    """Raises ValueError for counts and scales that no run has."""
+    for name, count in adam_steps.items():
+        if type(count) is not int or count < 0:
+            raise ValueError(f"adam_steps.{name} is {count!r}")
+    for name, number in loss_scaler.items():
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"loss_scaler.{name} is {number!r}")
 
 
 def resume(engine: Engine, state: RunState, *, any_loss: Callable[[], Tensor]) -> None:
@@ -119,6 +123,7 @@ def resume(engine: Engine, state: RunState, *, any_loss: Callable[[], Tensor]) -
     The trained tensors are in the model already.
     """
     engine.restore(state.trained, state.moments, adam_steps=state.adam_steps, any_loss=any_loss)
+    engine.write_loss_scaler(state.loss_scaler)
     restore_random_states(state)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from scalepet import dist
 from scalepet.backbones import building_under, full_shape
 from scalepet.engine.ds_config import zero_stage
+from scalepet.engine.gradient_watch import GradientWatch
 from scalepet.engine.parameters import shard_of, trained_parameters, write_whole
 from scalepet.engine.processes import quiet_deepspeed
 from scalepet.engine.transit import rounding_frozen_only
@@ -77,6 +78,9 @@ class AdamW:
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
+_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""All that moves in DeepSpeed's dynamic loss scale."""
+
 
 @dataclass(frozen=True)
 class MasterShard:
@@ -130,8 +134,10 @@ class Engine:
             eps=optimizer.epsilon,
             weight_decay=optimizer.weight_decay,
         )
+        self.gradients = GradientWatch(trained)
         self.stage = zero_stage(ds_config)
         self.num_micro_batches = int(ds_config["gradient_accumulation_steps"])
+        self.scales_loss = bool(ds_config["fp16"]["enabled"])
         with rounding_frozen_only(model, ds_config, trained=trained.values()):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=model,
@@ -139,6 +145,9 @@ class Engine:
                 model_parameters=list(trained.values()),
                 config=dict(ds_config),
             )
+        if self.scales_loss:
+            # A run that goes on without steps is stopped in our words, not by a bare exception.
+            self._engine.optimizer.loss_scaler.raise_error_at_min_scale = False
 
     @property
     def module(self) -> nn.Module:
@@ -181,7 +190,30 @@ class Engine:
 
     def step(self) -> None:
         """After each micro-batch; the optimizer moves on the last one of a step."""
+        is_last = self._engine.is_gradient_accumulation_boundary()
         self._engine.step()
+        if is_last:
+            self.gradients.forget()
+
+    def skip(self) -> None:
+        """In place of ``step`` after the last micro-batch: the gradients are thrown away, and what
+        is trained and its moments stay as they are, bit for bit.
+
+        DeepSpeed goes through its step, which clears and counts, around an optimizer that does
+        nothing.
+        """
+        self._adamw.step = lambda: None  # type: ignore[method-assign, assignment, misc]
+        try:
+            self.step()
+        finally:
+            del self._adamw.step
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the last step moved what is trained; DeepSpeed leaves it out by itself where the
+        gradient that was summed over ranks is not finite. The same on every rank.
+        """
+        return bool(self._engine.was_step_applied())
 
     def before_each_step(self, wait: Callable[[], None]) -> None:
         """Call ``wait`` before the optimizer moves anything, in every step from now on."""
@@ -212,25 +244,45 @@ class Engine:
             yield name, self._read(parameter)
 
     def read_optimizer(self) -> dict[str, Tensor]:
-        """Both Adam moments of every trained parameter as ``NAME/exp_avg`` and so on.
-
-        All ranks together, after a step.
+        """Both Adam moments of every trained parameter as ``NAME/exp_avg`` and so on; zeros where
+        every step so far was left out. All ranks together.
         """
         self._link_moments()
         return {
             f"{name}/{moment}": self._read(parameter, moment)
+            if self._has_moments
+            else torch.zeros(full_shape(parameter))
             for name, parameter in trained_parameters(self.module).items()
             for moment in _MOMENTS
         }
 
     def read_adam_steps(self) -> dict[str, int]:
-        """By how many steps Adam corrects its bias, for every trained parameter. After a step; not
-        a collective.
+        """By how many steps Adam corrects its bias, for every trained parameter; not a
+        collective.
         """
         return {
-            name: int(self._adam_state(parameter)["step"])
+            name: int(self._adam_state(parameter)["step"]) if self._has_moments else 0
             for name, parameter in trained_parameters(self.module).items()
         }
+
+    @property
+    def _has_moments(self) -> bool:
+        """Whether the optimizer has made its states, as it does when it first moves."""
+        return any(self._adamw.state.values())
+
+    def read_loss_scaler(self) -> dict[str, float]:
+        """Where fp16's loss scale is; empty for other precisions. The same on every rank, and not a
+        collective.
+        """
+        if not self.scales_loss:
+            return {}
+        return {name: getattr(self._engine.optimizer.loss_scaler, name) for name in _SCALER}
+
+    def write_loss_scaler(self, numbers: Mapping[str, float]) -> None:
+        """Go on where ``read_loss_scaler`` was called."""
+        for name in _SCALER:
+            if name in numbers:
+                setattr(self._engine.optimizer.loss_scaler, name, numbers[name])
 
     def write_masters(self, trained: Mapping[str, Tensor]) -> None:
         """Go on from these fp32 numbers, of which the working copies hold what their type can.
@@ -262,7 +314,8 @@ class Engine:
         """
         self.set_learning_rate_factor(0.0)
         gpus = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus):  # as if there had been no such step
+        # As if there had been no such step, and whatever the loss is.
+        with torch.random.fork_rng(gpus), self.gradients.muted():
             for _ in range(self.num_micro_batches):
                 self.backward(any_loss() * 0.0)
                 self.step()
@@ -289,6 +342,7 @@ class Engine:
             # A backward that stops at the frozen lowest layers leaves their weights gathered.
             self._engine.empty_partition_cache()
         self._engine.destroy()
+        self.gradients.close()
 
     def rewrite(self, trained: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
         """Replace trained parameters and their moments, between two steps. All ranks together.
@@ -312,7 +366,6 @@ class Engine:
         first step of the first group, when the others have none, and never again."""
         if self.stage in (1, 2):
             optimizer = self._engine.optimizer
-            assert optimizer._hp_optimizer_states_linked, "no step was made yet"
             optimizer._hp_optimizer_states_linked = False
             optimizer._lazy_init_hp_params_optimizer_state()
 

@@ -14,6 +14,9 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 from scalepet.errors import ConfigError, DataError, ScalepetError
 from scalepet.tracking import read_records
 
+STUDY_FILE = "study.yaml"
+"""The resolved study, in the folder of its runs."""
+
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -112,6 +115,11 @@ def read_run(folder: Path) -> Run:
     return Run(folder, config, facts, records, result)
 
 
+def is_study(folder: Path) -> bool:
+    """Whether the runs of a study lie there: study.yaml, and runs in folders below it."""
+    return (folder / STUDY_FILE).is_file()
+
+
 def check_metric(runs: Sequence[Run], metric: str) -> None:
     """Refuses a metric that one of the runs did not measure.
 
@@ -174,7 +182,7 @@ def read_model(path: Path, model: type[Model]) -> Model:
         return model.model_validate(json.loads(text))
     except ValidationError as error:
         raise DataError([_fault(path, dict(fault)) for fault in error.errors()]) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: half written or no JSON: {error}") from error
 
 

@@ -53,27 +53,35 @@ class End(NamedTuple):
 
 
 @contextmanager
-def drawing(path: Path, *, width: float, height: float) -> Iterator[Figure]:
-    """A figure of so many inches to draw on, written to the file when all is drawn.
+def drawing(
+    *paths: Path, width: float, height: float, dots_per_inch: int = DOTS_PER_INCH
+) -> Iterator[Figure]:
+    """A figure of so many inches to draw on, written to the files when all is drawn.
 
     Args:
-        path: a .png (100 dots an inch) or .svg file; its folder is made when missing.
+        paths: .png or .svg files; their folders are made when missing.
 
     Raises:
-        ConfigError: if the file is of another kind or cannot be written.
+        ConfigError: if a file is of another kind or cannot be written.
     """
-    if path.suffix not in NO_METADATA:
-        raise ConfigError(f"{path}: a figure is one of {sorted(NO_METADATA)}")
+    for path in paths:
+        if path.suffix not in NO_METADATA:
+            raise ConfigError(f"{path}: a figure is one of {sorted(NO_METADATA)}")
     with matplotlib.style.context(["default", STYLE]):
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.06)
-        figure = Figure((width, height), dpi=DOTS_PER_INCH, layout=layout)
+        figure = Figure((width, height), dpi=dots_per_inch, layout=layout)
         FigureCanvasAgg(figure)
         yield figure
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, metadata=NO_METADATA[path.suffix])
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written ({error.strerror})") from error
+        for path in paths:
+            _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata=NO_METADATA[path.suffix])
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def look(place: int) -> tuple[str, str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from scalepet.errors import Faults, LaunchError
 
-_LINE = re.compile(r"(?P<host>\S+)\s+slots=(?P<slots>\d+)\s*(#.*)?")
+# No machine is called like an option of ssh.
+_LINE = re.compile(r"(?P<host>\w[\w.:@-]*)\s+slots=(?P<slots>\d{1,6})\s*(#.*)?", re.ASCII)
 _NO_FOLDER, _NO_PYTHON, _SSH_FAILED = 40, 41, 255
 
 
@@ -26,9 +27,13 @@ def read_hostfile(path: Path) -> dict[str, int]:
     """
     if not path.is_file():
         raise LaunchError(f"--hostfile {path} does not exist; allowed: one with a line a machine")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"--hostfile {path} cannot be read: {error}") from error
     hosts: dict[str, int] = {}
     faults = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         found = _LINE.fullmatch(line.strip())

@@ -148,7 +148,7 @@ def load_indices(path: str | os.PathLike[str]) -> SparseMask:
     try:
         raw, rows = _read_rows(path)
         positions = {name: decode_sorted(row) for name, row in rows.items()}
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: {error}") from error
     saved = validate_record(IndexRecord, raw, where=where)
     faults = find_mask_faults(positions, saved.shapes) or _find_count_faults(positions, saved)

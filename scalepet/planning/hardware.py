@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from scalepet.errors import ConfigError
@@ -150,8 +151,8 @@ def choose_machines(
     faults += _link_faults(link, nodes=nodes)
     if not 0 < mfu <= 1:
         faults.append(f"--mfu: {mfu}; allowed: above 0, at most 1")
-    if host_gib is not None and host_gib <= 0:
-        faults.append(f"--host-gib: {host_gib}; allowed: above 0")
+    if host_gib is not None and not 0 < host_gib < math.inf:
+        faults.append(f"--host-gib: {host_gib}; allowed: a number above 0")
     if faults:
         raise ConfigError(faults)
     fastest = "nvlink" if GPUS[gpu].nvlink else "pcie"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -130,7 +131,9 @@ def _total(lines: Sequence[Line]) -> int:
 
 
 def _most_rows(work: Work, layout: Layout, machines: Machines, *, is_checkpointed: bool) -> int:
-    """Bytes grow in proportion to the rows, but for what is the larger of two things."""
+    """Bytes grow with the rows, the faster the more of them there are: of two things the larger
+    one counts.
+    """
 
     def needed(rows: int) -> int:
         lines = gpu_lines(work.with_rows(rows), layout, machines, is_checkpointed=is_checkpointed)
@@ -138,10 +141,8 @@ def _most_rows(work: Work, layout: Layout, machines: Machines, *, is_checkpointe
 
     one = needed(1)
     a_row = (needed(1025) - one) / 1024
-    most = max(0, 1 + math.floor((machines.usable_bytes - one) / a_row))
-    while most and needed(most) > machines.usable_bytes:
-        most -= 1
-    return most
+    bound = max(1025, 1 + math.floor((machines.usable_bytes - one) / a_row))
+    return bisect.bisect_right(range(1, bound + 1), machines.usable_bytes, key=needed)
 
 
 def _warnings(

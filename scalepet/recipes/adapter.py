@@ -21,6 +21,7 @@ from scalepet.data import Task
 from scalepet.errors import CheckpointError
 from scalepet.pet import POSITIONS
 from scalepet.recipes.masks import saved_positions, with_saved_positions
+from scalepet.tracking import without_secrets
 
 FORMAT = 1
 _NEEDED = ("config", "labels", "method", "backbone_fingerprint")
@@ -47,7 +48,7 @@ def save_adapter(
     record = {
         "format": FORMAT,
         "scalepet": scalepet.__version__,
-        "config": plain(plan.config),
+        "config": without_secrets(plain(plan.config)),
         "labels": list(plan.task.labels),
         "backbone_fingerprint": plan.backbone_fingerprint,
         "method": plan.method.record(),
@@ -56,7 +57,10 @@ def save_adapter(
     }
     card = _card(plan, tensors, num_steps=num_steps, metrics=metrics)
     engine.write_folder(
-        folder, tensors={**tensors, **fixed}, record=record, texts={"README.md": card}
+        folder,
+        tensors={**tensors, **fixed},
+        record=record,
+        texts={"README.md": without_secrets(card)},
     )
 
 

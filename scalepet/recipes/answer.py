@@ -67,7 +67,10 @@ class Ready:
         answers = self.answer(encoded)
         assert answers.loss is not None
         scores = data.score(
-            self.plan.task.metrics, predictions=answers.texts, references=encoded.references
+            self.plan.task.metrics,
+            predictions=answers.texts,
+            references=encoded.references,
+            labels=self.plan.task.labels,
         )
         return {**scores, "loss": answers.loss}
 
@@ -223,7 +226,7 @@ def evaluate_adapters(folders: Sequence[Path], **options: Any) -> list[dict[str,
 
 def _encoded_split(ready: Ready) -> Examples:
     task = ready.plan.task
-    rows = data.load_split(task.source, "eval", pictures=task.picture_column)
+    rows = data.load_split(task.source, "eval", pictures=task.picture_column, columns=task.columns)
     return ready.encode(rows, labelled=True)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,21 +17,25 @@ from torch import Tensor
 
 from scalepet import backbones, build, dist, engine
 from scalepet.config import StreamConfig
+from scalepet.config.models import Whole
 from scalepet.data import Batch, Results
-from scalepet.engine import Engine, RunState, StepReport
-from scalepet.errors import ScalepetError
+from scalepet.engine import Engine, RunState, States, StepReport
 from scalepet.lae import Accumulation, Phase, phases_of, vote
 from scalepet.recipes import screen
 from scalepet.recipes.adapter import save_adapter
+from scalepet.recipes.going_on import Accepted, check_names, progress_of
 from scalepet.recipes.learner import Carried, Learner, start_learner
 from scalepet.recipes.masks import saved_positions
+from scalepet.recipes.non_finite import NonFinite, num_skipped
 from scalepet.recipes.prepare_stream import PreparedStream, prepare_stream
 from scalepet.recipes.proof import proof_of
 from scalepet.recipes.run_folder import (
     ADAPTER,
-    STATE,
+    STATES,
+    alone_in,
     describe_run,
     load_state,
+    log_accepted,
     open_logs,
     show_result,
     write_result,
@@ -42,6 +45,9 @@ from scalepet.signals import Stopped, StopRequest
 from scalepet.tracking import Trackers, track_steps
 
 ONLINE, ENSEMBLE = "online", "ensemble"
+
+Copies = Callable[[], Sequence[Mapping[str, Tensor]]]
+"""Gives the offline copies, whole. All ranks together."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Progress:
         num_steps: optimizer steps done in it.
     """
 
-    experience: int = 0
-    num_steps: int = 0
+    experience: Whole = 0
+    num_steps: Whole = 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,12 @@ class Learnt:
 
 
 def learn_stream(
-    config: StreamConfig, *, resume: bool, console: Console, stop: StopRequest | None = None
+    config: StreamConfig,
+    *,
+    resume: bool,
+    console: Console,
+    stop: StopRequest | None = None,
+    accept: Sequence[str] = (),
 ) -> Iterator[Learnt]:
     """Learn a stream, and say so after each experience. Called on every rank, which are joined by
     then, and gone through to its end.
@@ -81,6 +92,7 @@ def learn_stream(
     Args:
         resume: go on where the stream in the folder stopped; start where there is none.
         stop: where others ask the stream to stop.
+        accept: what may have changed since then, as in "train-rows".
 
     Raises:
         ScalepetError: on all ranks alike.
@@ -88,19 +100,40 @@ def learn_stream(
             asked.
     """
     stop = stop or StopRequest()
+    check_names(accept, PreparedStream.acceptable, resume=resume)
     prepared = dist.together(lambda: prepare_stream(config, resume=resume))
-    state = load_state(prepared, config.output)
-    progress = Progress(**state.progress["stream"]) if state else Progress()
-    results = _results_of(prepared, state)
-    if progress.experience == len(prepared.lessons):
-        if dist.is_main():
-            console.print(f"{config.output}: the stream has been learnt to its end")
-        yield Learnt(config.output, results, prepared.num_steps, Trackers())
-        return
-    learner = start_learner(prepared, state, index=progress.experience)
-    torch.manual_seed(config.seed + 1 + dist.rank())  # dropout is a rank's own
-    story = _Story(prepared, learner, console, results, state, stop)
-    with stopping_together(stop), _open_run(story, progress) as story.trackers:
+    with alone_in(config.output, resume=resume, console=console) as is_ours:
+        state, accepted = load_state(
+            prepared, config.output, resume=resume, accept=accept, console=console
+        )
+        progress = Progress()
+        if state:
+            progress = progress_of(Progress, state, state.progress.get("stream"))
+        results = _results_of(prepared, state)
+        if progress.experience == len(prepared.lessons):
+            if dist.is_main():
+                console.print(f"{config.output}: the stream has been learnt to its end")
+            yield Learnt(config.output, results, prepared.num_steps, Trackers())
+            return
+        learner = start_learner(prepared, state, index=progress.experience)
+        torch.manual_seed(config.seed + 1 + dist.rank())  # dropout is a rank's own
+        states = States(config.output / STATES, keep=config.train.keep_states, guard=is_ours)
+        story = _Story(prepared, learner, states, console, results, state, stop)
+        yield from _learn_all(story, progress, accepted)
+
+
+def _learn_all(story: _Story, progress: Progress, accepted: Accepted) -> Iterator[Learnt]:
+    """What is left of the stream."""
+    prepared, learner = story.prepared, story.learner
+    config = prepared.config
+    with (
+        stopping_together(story.stop),
+        dist.together(lambda: _open_run(story, progress)) as story.trackers,
+        story.states,
+    ):
+        done = prepared.steps_before(progress.experience) + progress.num_steps
+        log_accepted(story.trackers, done, accepted)
+        story.non_finite = NonFinite(prepared.plan, story.trackers, story.console)
         for index in range(progress.experience, len(prepared.lessons)):
             if index > progress.experience:
                 learner.meet(index)
@@ -108,7 +141,7 @@ def learn_stream(
             num_steps = prepared.steps_before(index + 1)
             yield Learnt(config.output, story.results, num_steps, story.trackers)
     if dist.is_main():
-        screen.conclude_stream(console, config.output)
+        screen.conclude_stream(story.console, config.output)
 
 
 @dataclass
@@ -117,11 +150,13 @@ class _Story:
 
     prepared: PreparedStream
     learner: Learner
+    states: States
     console: Console
     results: Results
     state: RunState | None
     stop: StopRequest
     trackers: Trackers = field(default_factory=Trackers)
+    non_finite: NonFinite = field(init=False)
     started: float = field(default_factory=time.perf_counter)
 
     def learn(self, index: int, *, start: int) -> None:
@@ -141,6 +176,8 @@ class _Story:
             runner = self.learner.begin(index, phase, carried)
             if self.state is not None:
                 engine.restore_random_states(self.state)
+                if start:  # else, as in every phase, fp16's loss scale starts anew
+                    runner.write_loss_scaler(self.state.loss_scaler)
                 self.state = None
             copies = self.learner.accumulate(runner, index, phase)
             self._train(
@@ -153,10 +190,13 @@ class _Story:
         try:
             self._examine(runner, index)
         except Stopped:
-            self._stop(runner, self.learner.offline, Progress(index, lesson.num_steps))
-        if index + 1 == len(self.prepared.lessons):
+            self._stop(runner, self._rested, Progress(index, lesson.num_steps))
+        is_last = index + 1 == len(self.prepared.lessons)
+        if is_last:
+            self.states.finish()
             self._conclude()
-        self._save(runner, self.learner.offline, Progress(index + 1))
+        # Metrics are sealed by the conclusion, which a state that says "learnt" must not precede.
+        self._save(runner, self._rested, Progress(index + 1), is_logged=not is_last)
         runner.close()
 
     def _train(self, runner: Engine, copies: Accumulation, index: int, phase: Phase) -> None:
@@ -173,24 +213,26 @@ class _Story:
                 precision=prepared.config.precision,
             )
         for report in self._steps(runner, index, phase):
-            copies.follow()
-            if not math.isfinite(report.loss):
-                raise ScalepetError(
-                    f"the loss is {report.loss} at step {report.num_steps} of {lesson.name};"
-                    " the last saved state is kept."
-                    " Try a smaller train.learning_rate, or precision: fp32"
-                )
-            if proof is not None:
-                proof.look(report.num_steps)
-            if report.num_steps % prepared.config.train.log_every == 0:
+            is_made = report.skipped is None
+            if is_made:
+                copies.follow()
+            last = Progress(index, report.num_steps - 1)
+            self.non_finite.look(
+                report,
+                before=before,
+                save=partial(self._save_before_the_end, runner, copies, phase, last),
+            )
+            if proof is not None and is_made:
+                proof.look(report.num_steps - self.non_finite.num_skipped)
+            if is_made and report.num_steps % prepared.config.train.log_every == 0:
                 self.trackers.log(
                     before + report.num_steps, _train_values(report, index), kind="train"
                 )
             if report.is_stop_asked:
-                self._stop(runner, copies.read(), Progress(index, report.num_steps))
+                self._stop(runner, copies.read, Progress(index, report.num_steps))
             is_due = report.num_steps % (every or lesson.loader.steps_per_epoch) == 0
             if is_due and report.num_steps < lesson.num_steps:
-                self._save(runner, copies.read(), Progress(index, report.num_steps))
+                self._save(runner, copies.read, Progress(index, report.num_steps))
 
     def _steps(self, runner: Engine, index: int, phase: Phase) -> Iterator[StepReport]:
         """The optimizer steps of a phase, under a progress bar."""
@@ -218,6 +260,8 @@ class _Story:
 
     def _examine(self, runner: Engine, index: int) -> None:
         """The accuracy of every expert on every experience so far, and what follows from it."""
+        self.states.check()
+        dist.together(self.trackers.check)
         row: dict[str, list[float]] = {}
         with self.learner.as_experts(runner.device):
             for seen in range(index + 1):
@@ -285,38 +329,57 @@ class _Story:
 
     def _conclude(self) -> None:
         """Write result.json. All ranks together."""
+        dist.together(self.trackers.check)
         peak_bytes = max(dist.all_gather_objects(engine.peak_memory_bytes()))
+        folder = self.prepared.config.output
         result = {
             "metrics": self.results.summary(),
             "num_steps": self.prepared.num_steps,
+            "num_skipped": num_skipped(folder),
             "seconds": round(time.perf_counter() - self.started, 3),
             "peak_memory_bytes": peak_bytes,
         }
-        folder = self.prepared.config.output
         engine.on_main(lambda: write_result(folder, result))
         if dist.is_main():
             self.trackers.table("accuracies", *self.results.as_table())
             adapters = [path for path in sorted(folder.glob(f"{ADAPTER}*")) if not path.suffix]
             show_result(self.trackers, result, adapters=adapters)
 
-    def _stop(
-        self, runner: Engine, copies: Sequence[Mapping[str, Tensor]], progress: Progress
-    ) -> NoReturn:
+    def _rested(self) -> Sequence[Mapping[str, Tensor]]:
+        """The offline copies between two phases."""
+        return self.learner.offline
+
+    def _stop(self, runner: Engine, copies: Copies, progress: Progress) -> NoReturn:
         self._save(runner, copies, progress)
+        self.states.finish()
         num_steps = self.prepared.steps_before(progress.experience) + progress.num_steps
         raise stopped(num_steps=num_steps, total=self.prepared.num_steps)
 
+    def _save_before_the_end(
+        self, runner: Engine, copies: Accumulation, phase: Phase, progress: Progress
+    ) -> None:
+        """The state before a step at which the stream ends, where that is not saved yet. What a
+        phase begins with was saved before it, or is made again.
+        """
+        num_steps = self.prepared.steps_before(progress.experience) + progress.num_steps
+        if progress.num_steps > phase.start and num_steps != self.states.last_saved:
+            self._save(runner, copies.read, progress)
+        self.states.finish()
+
     def _save(
-        self, runner: Engine, copies: Sequence[Mapping[str, Tensor]], progress: Progress
+        self, runner: Engine, copies: Copies, progress: Progress, *, is_logged: bool = True
     ) -> None:
         names = engine.trained_parameters(runner.module)
-        engine.save_run_state(
-            self.prepared.config.output / STATE,
+        num_steps = self.prepared.steps_before(progress.experience) + progress.num_steps
+        report = self.states.save(
+            num_steps,
             runner,
             progress={"stream": dataclasses.asdict(progress), "results": self.results.to_json()},
             fingerprint=self.prepared.fingerprint,
-            fixed=self.learner.fixed(copies, names),
+            fixed=lambda: self.learner.fixed(copies(), names),
         )
+        if is_logged:
+            self.trackers.log(num_steps, dataclasses.asdict(report), kind="save")
 
 
 def _carry(runner: Engine) -> Carried:
@@ -327,7 +390,7 @@ def _carry(runner: Engine) -> Carried:
 def _results_of(prepared: PreparedStream, state: RunState | None) -> Results:
     if state is None:
         return Results({lesson.name: lesson.eval.num_rows for lesson in prepared.lessons})
-    return Results.from_json(state.progress["results"], where=str(prepared.config.output / STATE))
+    return Results.from_json(state.progress["results"], where=str(state.folder))
 
 
 def _open_run(story: _Story, progress: Progress) -> Trackers:
@@ -337,7 +400,7 @@ def _open_run(story: _Story, progress: Progress) -> Trackers:
     prepared, learner = story.prepared, story.learner
     config = prepared.config
     counts = learner.counts()
-    record = describe_run(config, counts=counts)
+    record = describe_run(config, counts=counts, warnings=prepared.plan.warnings)
     done = prepared.steps_before(progress.experience) + progress.num_steps
     screen.introduce_stream(
         story.console, prepared, counts=counts, how=learner.loaded.how, resumed_at=done

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import torch
@@ -15,21 +15,25 @@ from rich.console import Console
 
 from scalepet import build, dist, engine
 from scalepet.config import RunConfig
+from scalepet.config.models import Whole
 from scalepet.data import Examples
-from scalepet.engine import Engine, StepReport
-from scalepet.errors import ScalepetError
+from scalepet.engine import Engine, RunState, States, StepReport
 from scalepet.pet import Method
 from scalepet.recipes import screen
 from scalepet.recipes.adapter import save_adapter
 from scalepet.recipes.answer import Ready
+from scalepet.recipes.going_on import Accepted, check_names, progress_of
 from scalepet.recipes.masks import MaskMover, chosen, saved_positions, with_saved_positions
+from scalepet.recipes.non_finite import NonFinite, num_skipped
 from scalepet.recipes.prepare import Prepared, majority, prepare
 from scalepet.recipes.proof import proof_of
 from scalepet.recipes.run_folder import (
     ADAPTER,
-    STATE,
+    STATES,
+    alone_in,
     describe_run,
     load_state,
+    log_accepted,
     open_logs,
     show_result,
     write_result,
@@ -51,15 +55,20 @@ class Progress:
         awaits_evaluation: an evaluation is due after these steps and was not made.
     """
 
-    num_steps: int = 0
-    best_step: int = 0
+    num_steps: Whole = 0
+    best_step: Whole = 0
     best_score: float | None = None
-    num_bad_evaluations: int = 0
+    num_bad_evaluations: Whole = 0
     awaits_evaluation: bool = False
 
 
 def finetune(
-    config: RunConfig, *, resume: bool, console: Console, stop: StopRequest | None = None
+    config: RunConfig,
+    *,
+    resume: bool,
+    console: Console,
+    stop: StopRequest | None = None,
+    accept: Sequence[str] = (),
 ) -> None:
     """Train, evaluate, keep the best adapter and the state of the run, and score the best adapter
     on the rows that nothing was chosen by, where the task names some. Called on every rank, which
@@ -68,24 +77,35 @@ def finetune(
     Args:
         resume: go on where the run in the folder stopped; start where there is none.
         stop: where others ask this run to stop.
+        accept: what may have changed since then, as in "train-rows".
 
     Raises:
         ScalepetError: on all ranks alike.
         Stopped: on all ranks, with the state saved; while the run loads, on those that were asked.
     """
     stop = stop or StopRequest()
+    check_names(accept, Prepared.acceptable, resume=resume)
     prepared = dist.together(lambda: prepare(config, resume=resume))
-    runner, method, progress, how = _start(prepared)
-    started = time.perf_counter()
-    with (
-        stopping_together(stop),
-        _open_run(prepared, runner, progress, console, how=how) as trackers,
-    ):
-        mover = MaskMover(method, runner, num_steps=prepared.num_steps)
-        story = _Story(prepared, mover, trackers, console, stop)
-        progress = story.train(progress)
-        story.conclude(progress, seconds=time.perf_counter() - started)
-    runner.close()
+    with alone_in(config.output, resume=resume, console=console) as is_ours:
+        state, accepted = load_state(
+            prepared, config.output, resume=resume, accept=accept, console=console
+        )
+        runner, method, progress, how = _start(prepared, state, accepted)
+        started = time.perf_counter()
+        with (
+            stopping_together(stop),
+            dist.together(
+                lambda: _open_run(prepared, runner, progress, console, how=how)
+            ) as trackers,
+            States(config.output / STATES, keep=config.train.keep_states, guard=is_ours) as states,
+        ):
+            log_accepted(trackers, progress.num_steps, accepted)
+            mover = MaskMover(method, runner, num_steps=prepared.num_steps)
+            non_finite = NonFinite(prepared.plan, trackers, console)
+            story = _Story(prepared, mover, trackers, states, non_finite, console, stop)
+            progress = story.train(progress)
+            story.conclude(progress, seconds=time.perf_counter() - started)
+        runner.close()
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,8 @@ class _Story:
     prepared: Prepared
     mover: MaskMover
     trackers: Trackers
+    states: States
+    non_finite: NonFinite
     console: Console
     stop: StopRequest
 
@@ -113,15 +135,11 @@ class _Story:
         elif progress.awaits_evaluation:
             progress = self._examine(progress)
         for report in self._steps(progress):
-            if not math.isfinite(report.loss):
-                raise ScalepetError(
-                    f"the loss is {report.loss} at step {report.num_steps};"
-                    " the state of the last evaluation is kept."
-                    " Try a smaller train.learning_rate, or precision: fp32"
-                )
-            if proof is not None:
-                proof.look(report.num_steps)
-            if report.num_steps % config.train.log_every == 0:
+            self.non_finite.look(report, save=partial(self._save_before_the_end, progress))
+            is_made = report.skipped is None
+            if proof is not None and is_made:
+                proof.look(report.num_steps - self.non_finite.num_skipped)
+            if is_made and report.num_steps % config.train.log_every == 0:
                 self.trackers.log(report.num_steps, _train_values(report), kind="train")
             is_due = _is_evaluated(prepared, report.num_steps)
             progress = dataclasses.replace(progress, num_steps=report.num_steps)
@@ -131,17 +149,31 @@ class _Story:
                 progress = self._examine(progress)
                 if _has_stalled(config, progress):
                     break
+            elif _is_saved(config, report.num_steps):
+                self._save(progress)
         return progress
 
     def _examine(self, progress: Progress) -> Progress:
-        """Evaluate, keep the adapter if it is the best so far, and the state of the run."""
+        """Evaluate, keep the adapter if it is the best so far, and the state of the run where one
+        is due.
+        """
+        self.states.check()
+        dist.together(self.trackers.check)
         try:
             scores = self._evaluate()
         except Stopped:
             self._stop(dataclasses.replace(progress, awaits_evaluation=True))
         self.trackers.log(progress.num_steps, scores, kind="eval")
+        # The adapter is on the disk before a state is that calls it the best.
         progress = _judge(self.prepared, self.mover, progress, scores)
-        self._save(progress)
+        config, is_last = self.prepared.plan.config, progress.num_steps >= self.prepared.num_steps
+        if (
+            config.train.save_every is None
+            or _is_saved(config, progress.num_steps)
+            or is_last
+            or _has_stalled(config, progress)
+        ):
+            self._save(progress)
         return progress
 
     def _evaluate(self) -> dict[str, float]:
@@ -174,16 +206,24 @@ class _Story:
 
     def _stop(self, progress: Progress) -> NoReturn:
         self._save(progress)
+        self.states.finish()
         raise stopped(num_steps=progress.num_steps, total=self.prepared.num_steps)
 
     def _save(self, progress: Progress) -> None:
-        engine.save_run_state(
-            self.prepared.plan.config.output / STATE,
+        report = self.states.save(
+            progress.num_steps,
             self.mover.runner,
             progress=dataclasses.asdict(progress),
             fingerprint=self.prepared.fingerprint,
-            fixed=saved_positions(self.mover.method),
+            fixed=lambda: saved_positions(self.mover.method),
         )
+        self.trackers.log(progress.num_steps, dataclasses.asdict(report), kind="save")
+
+    def _save_before_the_end(self, progress: Progress) -> None:
+        """The state before a step at which the run ends, where that is not saved yet."""
+        if progress.num_steps not in (0, self.states.last_saved):
+            self._save(progress)
+        self.states.finish()
 
     def _steps(self, progress: Progress) -> Iterator[StepReport]:
         """The optimizer steps that are left, under a progress bar."""
@@ -205,7 +245,7 @@ class _Story:
         prepared, config, mover = self.prepared, self.prepared.plan.config, self.mover
         if _has_stalled(config, progress):
             return
-        num_left = prepared.num_steps - progress.num_steps
+        num_left = max(0, prepared.num_steps - progress.num_steps)
         for step in itertools.islice(prepared.loader.steps(progress.num_steps), num_left):
             factor = build.learning_rate_factor(
                 config.train, step.index, num_steps=prepared.num_steps
@@ -218,22 +258,30 @@ class _Story:
                     learning_rate_factor=factor,
                     is_stop_asked=lambda: self.stop.is_made,
                 )
-            mover.move(report.num_steps)
+            if report.skipped is None:
+                mover.move(report.num_steps)
             yield report
 
     def conclude(self, progress: Progress, *, seconds: float) -> None:
         """Write result.json and say what came out. All ranks together."""
+        self.states.finish()
         tested = self._test(progress)
+        dist.together(self.trackers.check)
         peak_bytes = max(dist.all_gather_objects(engine.peak_memory_bytes()))
-        if not dist.is_main():
-            return
+        engine.on_main(lambda: self._say_result(progress, tested, peak_bytes, seconds=seconds))
+
+    def _say_result(
+        self, progress: Progress, tested: dict[str, float], peak_bytes: int, *, seconds: float
+    ) -> None:
         prepared = self.prepared
         folder, metric = prepared.plan.config.output, prepared.plan.task.metrics[0]
         _, record = engine.read_folder(folder / ADAPTER)
         result = {
-            "best_step": progress.best_step,
+            # A run that went on from an earlier state may not have made its best step again.
+            "best_step": record["num_steps"],
             "metrics": {**record["metrics"], **tested},
             "num_steps": progress.num_steps,
+            "num_skipped": num_skipped(folder),
             "seconds": round(seconds, 3),
             "peak_memory_bytes": peak_bytes,
         }
@@ -244,7 +292,9 @@ class _Story:
         )
 
 
-def _start(prepared: Prepared) -> tuple[Engine, Method, Progress, str]:
+def _start(
+    prepared: Prepared, state: RunState | None, accepted: Accepted
+) -> tuple[Engine, Method, Progress, str]:
     """Load, shard and, where the run was stopped, put everything back where it was.
 
     Returns:
@@ -252,7 +302,6 @@ def _start(prepared: Prepared) -> tuple[Engine, Method, Progress, str]:
         were read.
     """
     plan, config = prepared.plan, prepared.plan.config
-    state = load_state(prepared, config.output)
     loaded = dist.together(lambda: build.load_backbone(plan, prepared.ds_config))
     if state is None:
         method = chosen(
@@ -280,7 +329,10 @@ def _start(prepared: Prepared) -> tuple[Engine, Method, Progress, str]:
         return runner, method, Progress(), loaded.how
     batch = engine.on_device(prepared.loader.step(0).micro_batches[0], runner.device)
     engine.resume(runner, state, any_loss=lambda: plan.loss_sum(runner.in_training, batch))
-    return runner, method, Progress(**state.progress), loaded.how
+    progress = progress_of(Progress, state, dict(state.progress))
+    if "eval rows" in accepted:  # a score on other rows is beaten by none
+        progress = Progress(num_steps=progress.num_steps, awaits_evaluation=True)
+    return runner, method, progress, loaded.how
 
 
 def _open_run(
@@ -303,6 +355,7 @@ def _open_run(
         config,
         counts=counts,
         rows=rows,
+        warnings=plan.warnings,
         majority=majority(prepared.eval),
         test_majority=None if prepared.test is None else majority(prepared.test),
     )
@@ -333,6 +386,11 @@ def _train_values(report: StepReport) -> dict[str, float]:
 def _is_evaluated(prepared: Prepared, num_steps: int) -> bool:
     every = prepared.plan.config.train.evaluate_every or prepared.loader.steps_per_epoch
     return num_steps % every == 0 or num_steps == prepared.num_steps
+
+
+def _is_saved(config: RunConfig, num_steps: int) -> bool:
+    every = config.train.save_every
+    return every is not None and num_steps % every == 0
 
 
 def _judge(

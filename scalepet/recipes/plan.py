@@ -119,7 +119,7 @@ def work_of(config: RunConfig, *, num_gpus: int) -> Work:
         build.form_of(config.task, shape.family)
     method: Method | None = None
     with faults.noted("method: "):
-        method = build.plan_method(config, sites_of(shape), options_of=_counted_options)
+        method = build.plan_method(config, sites_of(shape), options_of=counted_options)
     faults.raise_any()
     assert method is not None
     return _work(config, shape, pet.parts_of(method), num_gpus=num_gpus)
@@ -163,7 +163,7 @@ def sites_of(shape: Shape) -> tuple[Site, ...]:
     )
 
 
-def _counted_options(section: FurtherMethod) -> dict[str, Any]:
+def counted_options(section: FurtherMethod) -> dict[str, Any]:
     """Options with which masks are counted and not drawn: to draw ten million takes half a second,
     and a mask that is chosen by a score has no positions until the weights are there.
     """

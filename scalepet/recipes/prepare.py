@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from scalepet import build, data, engine, pet
 from scalepet.build import Plan
 from scalepet.config import RunConfig, plain
-from scalepet.data import Examples, Rows, TrainLoader
+from scalepet.data import Examples, Splits, TrainLoader
 from scalepet.errors import Faults
-from scalepet.recipes.run_folder import open_run_folder
+from scalepet.recipes.going_on import name_of_rows
+from scalepet.recipes.run_folder import OPTIMIZER_FIELDS, open_run_folder
 
 
 @dataclass(frozen=True)
@@ -22,16 +24,27 @@ class Prepared:
     Attributes:
         eval: rows that choose the best step.
         test: rows that nothing is chosen by; None where the task names none.
+        num_blank: blank rows that were left out of each split.
     """
 
     plan: Plan
     train: Examples
     eval: Examples
     test: Examples | None
+    num_blank: Mapping[str, int]
     loader: TrainLoader
     ds_config: dict[str, Any]
     num_steps: int
-    has_state: bool
+
+    acceptable: ClassVar = (
+        "train rows",
+        "eval rows",
+        "test rows",
+        "optimizer",
+        "precision",
+        "steps",
+    )
+    """Parts of the fingerprint that may change where the user says so."""
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -39,22 +52,16 @@ class Prepared:
         config = plain(self.plan.config)
         return {
             "backbone": self.plan.backbone_fingerprint,
+            "tokenizer": self.plan.tokenizer_fingerprint,
             "method": self.plan.method.record(),
             "labels": list(self.plan.task.labels),
             "train rows": self.train.fingerprint,
+            "eval rows": name_of_rows(self.eval),
+            "test rows": None if self.test is None else name_of_rows(self.test),
             "seed": config["seed"],
             "precision": config["precision"],
             "optimizer": {
-                name: config["train"][name]
-                for name in (
-                    "batch_size",
-                    "learning_rate",
-                    "head_learning_rate",
-                    "weight_decay",
-                    "schedule",
-                    "warmup",
-                    "clip",
-                )
+                name: config["train"][name] for name in ("batch_size", *OPTIMIZER_FIELDS)
             },
             "steps": self.num_steps,
         }
@@ -66,10 +73,12 @@ def prepare(config: RunConfig, *, resume: bool) -> Prepared:
     ds_file: dict[str, Any] = {}
     with faults.noted():
         ds_file = engine.read_ds_file(config.deepspeed)
-    task = config.task
-    rows: dict[str, Rows] = {}
     with faults.noted():
-        task, rows = build.load_rows(config)
+        engine.check_precision(config.precision)
+    task = config.task
+    splits = Splits({}, {})
+    with faults.noted():
+        task, splits = build.load_rows(config)
     plan = None
     with faults.noted():
         plan = build.plan_run(config, task)
@@ -80,18 +89,19 @@ def prepare(config: RunConfig, *, resume: bool) -> Prepared:
         )
     faults.raise_any()
     assert plan is not None
-    encoded = build.encode_splits(plan, rows)
+    encoded = build.encode_splits(plan, splits.rows)
+    open_run_folder(config.output, resume=resume)
     loader = build.train_loader(plan, encoded["train"])
     return Prepared(
         plan=plan,
         train=encoded["train"],
         eval=encoded["eval"],
         test=encoded.get("test"),
+        num_blank=splits.num_blank,
         loader=loader,
         ds_config=build.ds_config_of(plan, ds_file, loader),
         num_steps=config.train.steps
         or math.ceil((config.train.epochs or 0) * loader.steps_per_epoch),
-        has_state=open_run_folder(config.output, resume=resume),
     )
 
 

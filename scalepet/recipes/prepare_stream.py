@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 
@@ -16,7 +16,8 @@ from scalepet.config import StreamConfig, plain
 from scalepet.data import Examples, Form, Rows, Stream, Task, TrainLoader
 from scalepet.errors import ConfigError, Faults
 from scalepet.lae import loss_over_classes
-from scalepet.recipes.run_folder import open_run_folder
+from scalepet.recipes.going_on import name_of_rows
+from scalepet.recipes.run_folder import OPTIMIZER_FIELDS, open_run_folder
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class PreparedStream:
     lessons: tuple[Lesson, ...]
     label_ids: Sequence[npt.ArrayLike] | None
     ds_config: dict[str, Any]
-    has_state: bool
+
+    acceptable: ClassVar = ("train rows", "eval rows", "optimizer", "precision")
+    """Parts of the fingerprint that may change where the user says so."""
 
     @property
     def num_steps(self) -> int:
@@ -92,17 +95,16 @@ class PreparedStream:
         config = plain(self.config)
         return {
             "backbone": self.plan.backbone_fingerprint,
+            "tokenizer": self.plan.tokenizer_fingerprint,
             "method": self.plan.method.record(),
             "stream": self.stream.fingerprint,
             "train rows": [lesson.train.fingerprint for lesson in self.lessons],
+            "eval rows": [name_of_rows(lesson.eval) for lesson in self.lessons],
             "seed": config["seed"],
             "precision": config["precision"],
             "lae": {name: config["lae"][name] for name in ("freeze_epochs", "offline", "joint")},
-            "train": {
-                name: value
-                for name, value in config["train"].items()
-                if name not in ("micro_batch_size", "save_every", "log_every")
-            },
+            "steps": {name: config["train"][name] for name in ("epochs", "batch_size")},
+            "optimizer": {name: config["train"][name] for name in OPTIMIZER_FIELDS},
         }
 
 
@@ -112,6 +114,8 @@ def prepare_stream(config: StreamConfig, *, resume: bool) -> PreparedStream:
     ds_file: dict[str, Any] = {}
     with faults.noted():
         ds_file = engine.read_ds_file(config.deepspeed)
+    with faults.noted():
+        engine.check_precision(config.precision)
     stream, rows = data.load_stream(config.stream, undivided=config.lae.joint)
     task = _task_over_all(stream)
     plan = None
@@ -122,6 +126,7 @@ def prepare_stream(config: StreamConfig, *, resume: bool) -> PreparedStream:
     faults.raise_any()
     assert plan is not None
     lessons = _encode(config, plan, stream, rows)
+    open_run_folder(config.output, resume=resume)
     return PreparedStream(
         config=config,
         plan=plan,
@@ -129,7 +134,6 @@ def prepare_stream(config: StreamConfig, *, resume: bool) -> PreparedStream:
         lessons=lessons,
         label_ids=_words_of_classes(stream, lessons),
         ds_config=build.ds_config_of(plan, ds_file, lessons[0].loader),
-        has_state=open_run_folder(config.output, resume=resume),
     )
 
 

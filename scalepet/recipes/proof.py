@@ -18,7 +18,11 @@ from scalepet.pet import Method
 FIRST_LOOK = 2
 """Steps: in the first one, what stands behind a zero (LoRA's A behind B) gets no gradient."""
 
-_LOOKS: dict[Precision, tuple[int, ...]] = {"fp32": (FIRST_LOOK,), "bf16": (2, 8, 32, 128)}
+_LOOKS: dict[Precision, tuple[int, ...]] = {
+    "fp32": (FIRST_LOOK,),
+    "bf16": (2, 8, 32, 128),
+    "fp16": (2, 8, 32, 128),
+}
 """Steps after which the output is compared; it may take 16 bits some steps to show a change."""
 
 
@@ -55,7 +59,10 @@ class Proof:
         self._start = self._digests()
 
     def look(self, num_steps: int) -> None:
-        """After every step. All ranks together.
+        """After every step that was made. All ranks together.
+
+        Args:
+            num_steps: so many were made; those that were left out do not count.
 
         Raises:
             ScalepetError: tensors have not moved, or the output is still that of the bare backbone.

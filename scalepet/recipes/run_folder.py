@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
+from rich.console import Console
 
 import scalepet
 from scalepet import dist, engine
 from scalepet.config import RunConfig, StreamConfig, plain
 from scalepet.engine import RunState
 from scalepet.errors import CheckpointError
+from scalepet.recipes.going_on import Accepted, check_goes_on
+from scalepet.recipes.lock import one_run_in
 from scalepet.tracking import Trackers, open_trackers, seal, without_secrets
 
 ADAPTER = "adapter"
-STATE = "state"
+STATES = "states"
+METRICS = "metrics.jsonl"
+
+OPTIMIZER_FIELDS = (
+    "learning_rate",
+    "head_learning_rate",
+    "weight_decay",
+    "schedule",
+    "warmup",
+    "clip",
+)
+"""Of the section train: what moves the numbers of a step."""
 
 _SEALED = ("config.yaml", "run.json", "cell.json", "metrics.jsonl", "matrix.json", "result.json")
 """cell.json is what a study writes beside the run."""
@@ -34,23 +50,22 @@ class Resumable(Protocol):
     """A run that is ready to load its weights."""
 
     @property
-    def has_state(self) -> bool:
-        """Whether it was stopped and goes on."""
+    def acceptable(self) -> Sequence[str]:
+        """Parts of the fingerprint that may change where the user says so."""
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """What may not change between its parts."""
 
 
-def open_run_folder(folder: Path, *, resume: bool) -> bool:
-    """Make the folder; whether there is a state in it to go on from.
+def open_run_folder(folder: Path, *, resume: bool) -> None:
+    """Make the folder, once it is known that a run may begin or go on in it.
 
     Raises:
         CheckpointError: it cannot be written, or holds a run already and ``resume`` is not asked
             for.
     """
-    has_state = (folder / STATE).exists() or (folder / f"{STATE}.old").exists()
-    if (folder / "metrics.jsonl").exists() and not resume:
+    if not resume and any((folder / name).exists() for name in (METRICS, STATES)):
         raise CheckpointError(
             f"output: {folder} holds a run already;"
             " allowed: --resume to go on with it, or output=ANOTHER_FOLDER"
@@ -62,7 +77,6 @@ def open_run_folder(folder: Path, *, resume: bool) -> bool:
         probe.unlink()
     except OSError as error:
         raise CheckpointError(f"output: {folder} cannot be written ({error.strerror})") from error
-    return has_state
 
 
 def describe_run(
@@ -75,35 +89,73 @@ def describe_run(
 
     Returns:
         What run.json holds.
+
+    Raises:
+        CheckpointError: one of them cannot be written.
     """
     folder = config.output
-    text = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    text = yaml.safe_dump(without_secrets(plain(config)), sort_keys=False, allow_unicode=True)
+    _write(folder / "config.yaml", text)
     record = {
         "scalepet": scalepet.__version__,
         "versions": {"python": platform.python_version(), **_versions()},
         "git_commit": _git_commit(),
-        "command": without_secrets(sys.argv),
+        "command": sys.argv,
         "world_size": dist.world_size(),
         "method": config.method.names,
         "counts": dict(counts),
         **facts,
     }
-    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    record = without_secrets(record)
+    _write(folder / "run.json", json.dumps(record, indent=2) + "\n")
     return record
 
 
-def load_state(prepared: Resumable, folder: Path) -> RunState | None:
-    """The state to go on from, where the run in the folder has one. All ranks together.
+@contextlib.contextmanager
+def alone_in(folder: Path, *, resume: bool, console: Console) -> Iterator[Callable[[], None]]:
+    """As ``one_run_in``; another run may have begun and ended there since the folder was opened.
 
     Raises:
-        CheckpointError: as ``engine.load_run_state``, on all ranks.
+        CheckpointError: as ``open_run_folder`` and ``one_run_in``.
     """
-    if not prepared.has_state:
-        return None
-    return dist.together(
-        lambda: engine.load_run_state(folder / STATE, fingerprint=prepared.fingerprint)
+    with one_run_in(folder, say=partial(say, console)) as check:
+        dist.together(lambda: open_run_folder(folder, resume=resume) if dist.is_main() else None)
+        yield check
+
+
+def load_state(
+    prepared: Resumable, folder: Path, *, resume: bool, accept: Sequence[str], console: Console
+) -> tuple[RunState | None, Accepted]:
+    """The newest whole state, where the run is to go on from one, and what has changed since then
+    and is accepted. All ranks together.
+
+    Raises:
+        CheckpointError: there are states but none is whole, or it belongs to another run.
+    """
+    if not resume:
+        return None, {}
+    state, faults = engine.newest_state(folder / STATES)
+    if state is None:
+        return None, {}
+    if faults and dist.is_main():
+        say(console, f"{'; '.join(faults)}; going on from {state.folder.name}")
+    accepted = dist.together(
+        lambda: check_goes_on(
+            state, prepared.fingerprint, accept=accept, acceptable=prepared.acceptable
+        )
     )
+    return state, accepted
+
+
+def log_accepted(trackers: Trackers, num_steps: int, accepted: Accepted) -> None:
+    """Write into metrics.jsonl that the run goes on from there with something changed."""
+    if accepted:
+        trackers.log(num_steps, accepted, kind="accept")
+
+
+def say(console: Console, words: str) -> None:
+    """One line as it is, however long."""
+    console.print(words, soft_wrap=True, markup=False, highlight=False)
 
 
 def open_logs(
@@ -137,9 +189,20 @@ def show_result(trackers: Trackers, result: Mapping[str, Any], *, adapters: Sequ
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write result.json and the seal over all that reports read: the run has ended."""
-    (folder / "result.json").write_text(json.dumps(dict(result), indent=2) + "\n", encoding="utf-8")
+    """Write result.json and the seal over all that reports read: the run has ended.
+
+    Raises:
+        CheckpointError: one of them cannot be written.
+    """
+    _write(folder / "result.json", json.dumps(dict(result), indent=2) + "\n")
     seal(folder, _SEALED)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _versions() -> dict[str, str]:

@@ -67,6 +67,9 @@ def introduce(
         "data",
         f"{prepared.train.num_rows:,} rows to train on, {prepared.eval.num_rows:,} to evaluate",
     )
+    for split, num_blank in prepared.num_blank.items():
+        if num_blank:
+            table.add_row("left out", f"{num_blank:,} blank rows of {split}")
     for split, rows in (("training", prepared.train), ("evaluation", prepared.eval)):
         for what, num_cut, most in (
             ("texts", rows.num_cut_sources, plan.task.max_source_length),
@@ -83,6 +86,12 @@ def introduce(
         + (f", going on at {resumed_at:,}" if resumed_at else ""),
     )
     console.print(table)
+    _warn(console, plan.warnings)
+
+
+def _warn(console: Console, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def conclude(
@@ -151,6 +160,7 @@ def introduce_stream(
         + (f", going on at {resumed_at:,}" if resumed_at else ""),
     )
     console.print(table)
+    _warn(console, prepared.plan.warnings)
 
 
 def show_row(console: Console, name: str, results: Results) -> None:

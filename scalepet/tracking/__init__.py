@@ -4,10 +4,11 @@ from scalepet.tracking.jsonl import JsonlTracker, read_records
 from scalepet.tracking.progress import track_steps
 from scalepet.tracking.redact import without_secrets
 from scalepet.tracking.seal import check_seal, seal
-from scalepet.tracking.tracker import Tracker, Trackers, Value, open_trackers
+from scalepet.tracking.tracker import METRICS_FILE, Tracker, Trackers, Value, open_trackers
 from scalepet.tracking.wandb import WandbMode, WandbTracker
 
 __all__ = [
+    "METRICS_FILE",
     "JsonlTracker",
     "Tracker",
     "Trackers",

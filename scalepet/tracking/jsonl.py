@@ -26,17 +26,21 @@ class JsonlTracker:
     counts the working time of the run up to the record, over all its resumes. What is not a finite
     number is written as ``NaN`` or ``Infinity``, which Python's json reads back.
 
+    A record that the disk does not take now is written with the next one; ``check`` tells of it
+    where all ranks can hear it.
+
     Args:
         path: the file; it and its folder are made when missing, records in it are kept.
 
     Raises:
-        CheckpointError: if the file holds a line that is no record; a half-written last line is
-            what a kill leaves, and is dropped.
+        CheckpointError: if the file cannot be written, or holds a line that is no record; a
+            half-written last line is what a kill leaves, and is dropped.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._unwritten = b""
+        self._fault: OSError | None = None
         self._continue_after(read_records(path) if path.exists() else [])
 
     def log(self, step: int, values: Mapping[str, float | int | str], *, kind: str) -> None:
@@ -53,21 +57,42 @@ class JsonlTracker:
         self._file.close()
         self._continue_after([r for r in read_records(self.path) if r["step"] <= step])
 
+    def check(self) -> None:
+        """
+        Raises:
+            CheckpointError: some records are not in the file yet, and why.
+        """
+        if self._fault is not None:
+            raise _unwritable(self.path, self._fault) from self._fault
+
     def close(self) -> None:
+        self._flush()
         self._file.close()
 
     def _continue_after(self, records: list[Record]) -> None:
         """Leaves these records in the file, whole at any moment, and goes on behind them."""
         fresh = self.path.with_name(self.path.name + ".new")
-        fresh.write_text("".join(_line(record) for record in records), encoding="utf-8")
-        os.replace(fresh, self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(b"".join(_line(record) for record in records))
+            os.replace(fresh, self.path)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
         self._last_steps = {record["kind"]: record["step"] for record in records}
         self._start_seconds = time.monotonic() - (records[-1]["seconds"] if records else 0.0)
 
     def _write(self, record: Record) -> None:
-        self._file.write(_line(record))
-        self._file.flush()
+        self._unwritten += _line(record)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+            self._fault = None
+        except OSError as error:
+            self._fault = error
 
 
 def read_records(path: Path) -> list[Record]:
@@ -93,14 +118,18 @@ def read_records(path: Path) -> list[Record]:
     return [record for record in records if record is not None]
 
 
-def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _unwritable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be written ({error.strerror})")
+
+
+def _line(record: Record) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode()
 
 
 def _parsed(line: str) -> Record | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(record, dict):
         return None

@@ -19,14 +19,23 @@ _SECRET_FIELD = re.compile(
     re.IGNORECASE,
 )
 _SECRET_VARIABLE = re.compile(r".*(KEY|TOKEN|SECRET|PASSWORD|PASSWD)", re.IGNORECASE)
-_LOGIN_IN_URL = re.compile(r"(?<=://)[^/\s@]+(?=@)")
+_LOGIN_IN_URL = re.compile(r"(?<=:/)(/?)[^/\s@]+(?=@)")  # a path knows of one slash only
+_GIVEN = re.compile(r"(?<![\w.-])(?P<name>[\w.-]+)=(?!\{)[^\s&\"']+")
+"""A value behind its name in a text: an override, an option, a query in a URL; no template's
+column.
+"""
+
+_KNOWN_SHAPE = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-)[A-Za-z0-9_-]{16,}")
+"""Tokens of the hub, OpenAI, GitHub and GitLab, wherever they come from."""
 
 
 def without_secrets(value: T) -> T:
     """The same value with every secret in it replaced by ``***``.
 
-    Secret is: what stands under a field named like one (``api_key``, ``hf_token``, ``password``),
-    the value of an environment variable named like one wherever it occurs, a login inside a URL.
+    Secret is: what stands under a field named like one (``api_key``, ``hf_token``, ``password``) or
+    behind such a name in a text (``wandb.api_key=...``, ``?token=...``), the value of an
+    environment variable named like one wherever it occurs, a login inside a URL, a token that
+    shows what it is.
 
     Args:
         value: text, a number, or mappings and sequences of these at any depth; left as it is.
@@ -48,7 +57,8 @@ def _cleaned(value: object, secrets: list[str]) -> object:
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, HIDDEN)
-        return _LOGIN_IN_URL.sub(HIDDEN, value)
+        value = _GIVEN.sub(_hidden, _LOGIN_IN_URL.sub(rf"\1{HIDDEN}", value))
+        return _KNOWN_SHAPE.sub(HIDDEN, value)
     if isinstance(value, Mapping):
         return {
             name: HIDDEN if item and _is_secret_field(name) else _cleaned(item, secrets)
@@ -57,6 +67,11 @@ def _cleaned(value: object, secrets: list[str]) -> object:
     if isinstance(value, list | tuple):
         return [_cleaned(item, secrets) for item in value]
     return value
+
+
+def _hidden(given: re.Match[str]) -> str:
+    name = given["name"].rpartition(".")[2].lstrip("-").replace("-", "_")
+    return f"{given['name']}={HIDDEN}" if _is_secret_field(name) else given[0]
 
 
 def _is_secret_field(name: object) -> bool:

@@ -34,6 +34,9 @@ def check_seal(folder: Path) -> None:
     """
     try:
         digests = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        outside = [name for name in digests if name == ".." or Path(name).name != name]
+        if outside:
+            raise ValueError(f"it names {outside[0]!r}, which is no file of the run")
         faults = [
             f"{folder / name}: {'changed after the run had ended' if there else 'missing'}"
             for name, digest in digests.items()
@@ -41,7 +44,7 @@ def check_seal(folder: Path) -> None:
         ]
     except FileNotFoundError as error:
         raise DataError(f"{folder / SEAL}: missing; the run has not ended") from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / SEAL}: cannot be read: {error}") from error
     if faults:
         raise DataError(faults)

@@ -42,9 +42,12 @@ class Gallery(Tracker, Protocol):
 class Trackers:
     """Several trackers as one; with none, a tracker that keeps nothing (for other ranks)."""
 
-    def __init__(self, trackers: Sequence[Tracker] = (), galleries: Sequence[Gallery] = ()) -> None:
+    def __init__(
+        self, trackers: Sequence[JsonlTracker] = (), galleries: Sequence[Gallery] = ()
+    ) -> None:
+        self._files = tuple(trackers)
         self._galleries = tuple(galleries)
-        self._trackers = (*trackers, *galleries)
+        self._trackers: tuple[Tracker, ...] = (*trackers, *galleries)
 
     def __enter__(self) -> Trackers:
         return self
@@ -55,6 +58,14 @@ class Trackers:
     def log(self, step: int, values: Mapping[str, Value], *, kind: str) -> None:
         for tracker in self._trackers:
             tracker.log(step, values, kind=kind)
+
+    def check(self) -> None:
+        """
+        Raises:
+            CheckpointError: as ``JsonlTracker.check``; what else shows a run may fail.
+        """
+        for file in self._files:
+            file.check()
 
     def picture(self, step: int, name: str, path: Path) -> None:
         for gallery in self._galleries:

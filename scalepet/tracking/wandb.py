@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from scalepet.tracking.wandb_files import read_history
 WandbMode = Literal["online", "offline"]
 Value = float | int | str
 ID_FILE = "wandb_id"
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _STEP = "/step"
 MAX_KEPT_BYTES = 200_000_000
 
@@ -210,6 +212,8 @@ def _keep_id(folder: Path, run_id: str | None) -> str:
     """The id of the folder's wandb run, written there for the next start."""
     path = folder / ID_FILE
     kept = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    if kept and not _ID.fullmatch(kept):  # it becomes a part of file names
+        raise ValueError(f"{path} holds {kept!r}; allowed: letters, digits, _ and -")
     # An agent has made the run already, and wandb takes no other id from its children.
     of_agent = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
     chosen = run_id or of_agent or kept or uuid.uuid4().hex[:8]

@@ -17,7 +17,7 @@ from scalepet.assets.models import transformers_folder
 from scalepet.assets.registry import Package
 from scalepet.errors import ConfigError
 
-NUM_ASSETS = 11
+NUM_ASSETS = 16
 ARCHIVE = "pack-1.whl"
 
 Offer = Callable[..., Asset]

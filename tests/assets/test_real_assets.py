@@ -16,6 +16,9 @@ import torch
 from datasets import load_dataset
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from transformers import (
     AutoImageProcessor,
     AutoModelForSequenceClassification,
@@ -66,6 +69,7 @@ def read(folder: Path, split: str) -> Rows:
         ("reuters-r52", 6532, 2568, 52),
         ("sentiment", 2400, 600, 2),
         ("wiki-topic", 7224, 1809, 11),
+        ("wordnet-supersense", 65209, 16301, 25),
     ],
 )
 def test_labelled_text(get: Get, name: str, num_train: int, num_test: int, num_labels: int) -> None:
@@ -90,6 +94,44 @@ def test_descriptions(get: Get) -> None:
     assert not {row["text"] for row in train} & {row["text"] for row in test}
     targets = {row["target"] for row in train + test if row["text"].startswith("Linux is")}
     assert targets == {"Family of Unix-like operating systems that use the Linux kernel"}
+
+
+@pytest.mark.parametrize(
+    ("name", "num_train", "num_test", "sides"),
+    [
+        ("wordnet-kind", 45464, 11368, ("word", "definition", "kind")),
+        ("wordnet-match", 41612, 10404, ("definition", "sentence")),
+    ],
+)
+def test_one_side_of_a_pair_tells_nothing(
+    get: Get, name: str, num_train: int, num_test: int, sides: tuple[str, ...]
+) -> None:
+    folder = get(name)
+    train, test = read(folder, "train"), read(folder, "test")
+    assert (len(train), len(test)) == (num_train, num_test)
+    assert not {row[sides[0]] for row in train} & {row[sides[0]] for row in test}
+    labels = [row["label"] for row in test[:1000]]
+    for side in sides:
+        bag = make_pipeline(TfidfVectorizer(), LogisticRegression())
+        bag.fit([row[side] for row in train[:2000]], [row["label"] for row in train[:2000]])
+        assert bag.score([row[side] for row in test[:1000]], labels) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_train", "num_test", "row", "column"),
+    [
+        ("typos", 43224, 13998, ("wierd", "weird"), "target"),
+        ("pronounce", 93066, 24427, ("diamond", "D AY1 M AH0 N D"), "text"),
+    ],
+)
+def test_word_to_word(
+    get: Get, name: str, num_train: int, num_test: int, row: tuple[str, str], column: str
+) -> None:
+    folder = get(name)
+    train, test = read(folder, "train"), read(folder, "test")
+    assert (len(train), len(test)) == (num_train, num_test)
+    assert {"text": row[0], "target": row[1]} in train + test
+    assert not {row[column][:4] for row in train} & {row[column][:4] for row in test}
 
 
 def test_minilm_loads_and_knows_what_is_alike(get: Get) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from running import run_here
 
 import scalepet.experiments
 import scalepet.recipes
@@ -137,18 +138,12 @@ def test_faults_of_a_recipe_are_a_line_each(run: Any, recipe: Any, config_file: 
     assert ended.faults == ["column 'a' is missing", "column 'b' is missing"]
 
 
-def test_our_own_mistakes_keep_their_traceback(
-    recipe: Any, config_file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from scalepet.cli import main
-
+def test_our_own_mistakes_keep_their_traceback(recipe: Any, config_file: str) -> None:
     recipe("finetune", AssertionError("a slip of ours"))
-    with pytest.raises(SystemExit) as ended:
-        main(["train", config_file])
-    said = capsys.readouterr().err
-    assert ended.value.code == 1
-    assert "Traceback" in said
-    assert said.endswith("failed: AssertionError: a slip of ours\n")
+    ended = run_here("train", config_file)
+    assert ended.code == 1
+    assert "Traceback" in ended.err
+    assert ended.err.endswith("failed: AssertionError: a slip of ours\n")
 
 
 def test_the_rank_that_deepspeed_passes_reaches_the_environment(

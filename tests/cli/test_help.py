@@ -16,6 +16,7 @@ from scalepet.config import check_config, fields_as_yaml
 COMMANDS = (
     "train",
     "continual",
+    "sweep",
     "evaluate",
     "predict",
     "export",

@@ -7,7 +7,8 @@ from scalepet.errors import ConfigError
 
 
 def one(name: str, predictions: list[str], references: list) -> float:  # type: ignore[type-arg]
-    return score([name], predictions=predictions, references=references)[name]
+    labels = ("another class", references[-1]) if name == "f1" else ()
+    return score([name], predictions=predictions, references=references, labels=labels)[name]
 
 
 def test_accuracy_counts_equal_texts() -> None:
@@ -77,6 +78,20 @@ def test_right_answers_score_one(name: str) -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_wrong_answers_score_nothing(name: str) -> None:
     assert one(name, ["x", "y"], ["u", "v"]) <= 0.0
+
+
+def test_f1_is_of_the_last_class() -> None:
+    right = ["no", "yes", "yes", "yes", "no"]
+    guesses = ["yes", "yes", "no", "yes", "no"]
+    precision, recall = 2 / 3, 2 / 3
+    found = score(["f1"], predictions=guesses, references=right, labels=("no", "yes"))["f1"]
+    assert found == pytest.approx(2 * precision * recall / (precision + recall))
+    turned = score(["f1"], predictions=guesses, references=right, labels=("yes", "no"))["f1"]
+    assert turned == pytest.approx(1 / 2)
+
+
+def test_f1_of_a_class_that_no_side_has_is_nothing() -> None:
+    assert score(["f1"], predictions=["no"], references=["no"], labels=("no", "yes"))["f1"] == 0.0
 
 
 def test_scores_keep_the_order_asked_for() -> None:

@@ -52,6 +52,7 @@ def test_a_task_is_a_plain_value() -> None:
         ({"label_values": {3: "no", "3": "yes"}}, ["label_values", "twice"]),
         ({"metrics": ("acuracy",)}, ["task.metrics", "acuracy", "accuracy, macro_f1"]),
         ({"metrics": ()}, ["task.metrics", "empty", "accuracy"]),
+        ({"metrics": ("f1",), "labels": ("a", "b", "c")}, ["'f1' with 3 classes", "macro_f1"]),
         ({"max_source_length": 2}, ["max_source_length", "2", "at least 3"]),
         ({"max_target_length": 1}, ["max_target_length", "1", "at least 2"]),
     ],
@@ -112,6 +113,12 @@ def test_labels_are_for_classification(change: dict[str, object]) -> None:
 def test_source_faults(source: Source, parts: list[str]) -> None:
     (fault,) = source.faults()
     assert all(part in fault for part in parts), fault
+
+
+def test_f1_is_of_one_of_two_classes() -> None:
+    assert replace(TASK, metrics=("accuracy", "f1")).faults() == []
+    (fault,) = replace(TRANSLATION, metrics=("f1",)).faults()
+    assert "'f1' with 0 classes" in fault
 
 
 def test_all_faults_come_at_once() -> None:

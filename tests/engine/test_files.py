@@ -29,6 +29,13 @@ def write(folder: Path, tensors: dict[str, Tensor], **record: Any) -> None:
     write_folder(folder, tensors=tensors, record=record, texts={"README.md": "what this is\n"})
 
 
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Another record, with a checksum of its own that is right."""
+    text = json.dumps(record, indent=2) + "\n"
+    own = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    (folder / "scalepet.json").write_text(json.dumps({**record, "record_checksum": own}))
+
+
 def read_number(folder: Path) -> int:
     """The number that the record was written with, once its tensors are seen to go with it."""
     tensors, record = read_folder(folder)
@@ -103,6 +110,29 @@ class TestDamage:
             read_folder(folder)
         assert str(path) in str(caught.value)
 
+    def test_a_flipped_bit_anywhere_in_the_tensors_or_the_record(self, tmp_path: Path) -> None:
+        """Header, numbers, progress, fingerprint, checksums; whatever is read, is as written."""
+        record = {"progress": {"num_steps": 3, "best": 1e-05}, "fingerprint": {"labels": ["naïve"]}}
+        write(tmp_path / "x", NEW, **record)
+        num_noticed = 0
+        for path in (tmp_path / "x" / name for name in ("tensors.safetensors", "scalepet.json")):
+            content = path.read_bytes()
+            for place in range(len(content)):
+                for bit in (0, 5):  # another digit or letter, and the other case
+                    flipped = bytearray(content)
+                    flipped[place] ^= 1 << bit
+                    path.write_bytes(flipped)
+                    try:
+                        tensors, found = read_folder(tmp_path / "x")
+                    except CheckpointError as error:
+                        assert str(tmp_path / "x") in str(error)
+                        num_noticed += 1
+                        continue
+                    found.pop("checksum")
+                    assert found == record and torch.equal(tensors["a"], NEW["a"])
+            path.write_bytes(content)
+            assert num_noticed >= 2 * len(content) - 8  # 1E-05 is 1e-05, and \u00EF is \u00ef
+
     @pytest.mark.parametrize("kept", [0, 7, 100, -1])
     def test_a_cut_file(self, folder: Path, kept: int) -> None:
         path = folder / "tensors.safetensors"
@@ -143,7 +173,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("checksum", ["", "0" * 32, None, 3])
     def test_a_record_of_other_tensors(self, folder: Path, checksum: Any) -> None:
-        (folder / "scalepet.json").write_text(json.dumps({"number": 1, "checksum": checksum}))
+        write_record(folder, {"number": 1, "checksum": checksum})
         with pytest.raises(CheckpointError, match="is not as it was written"):
             read_folder(folder)
 
@@ -151,7 +181,7 @@ class TestDamage:
         content = b"these are no tensors"
         (folder / "tensors.safetensors").write_bytes(content)
         checksum = hashlib.blake2b(content, digest_size=16).hexdigest()
-        (folder / "scalepet.json").write_text(json.dumps({"checksum": checksum}))
+        write_record(folder, {"checksum": checksum})
         with pytest.raises(CheckpointError, match="state cannot be read"):
             read_folder(folder)
 

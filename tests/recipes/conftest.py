@@ -167,3 +167,50 @@ def write_stream(backbones_with_tokenizers: Path, stream_rows: Path) -> Callable
         return write_config(folder, content, fields)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def study_content(
+    backbones_with_tokenizers: Path, colour_rows: Path
+) -> Callable[..., dict[str, Any]]:
+    """``study_content(folder, methods={...})``: a study of four cells in that folder, changed."""
+
+    def study(folder: Path, **fields: Any) -> dict[str, Any]:
+        files = {split: str(colour_rows / f"{split}.jsonl") for split in ("train", "validation")}
+        task = {
+            "kind": "classification",
+            "source": {
+                "path": "json",
+                "files": files,
+                "splits": {"eval": "validation[:12]", "test": "validation[12:]"},
+            },
+            "template": "{text}",
+            "target": "label",
+            "max_source_length": 10,
+            "max_target_length": 4,
+        }
+        return {
+            "output": str(folder),
+            "base": {
+                "precision": "fp32",
+                "deepspeed": "zero0",
+                "train": {"steps": 6, "batch_size": 8, "evaluate_every": 3, "log_every": 1},
+            },
+            "backbones": {"tiny": {"path": str(backbones_with_tokenizers / "bert")}},
+            "tasks": {"colour": task},
+            "rate_factors": [0.5, 2.0],
+            "position_seeds": [0, 1],
+            "methods": {
+                "apet": {
+                    "method": {"name": "apet"},
+                    "budgets": [50],
+                    "matches": ["lora"],
+                    "learning_rate": {10: 0.1, 1000: 0.02},
+                },
+                "lora": {"method": {"name": "lora", "r": 2}, "learning_rate": 0.01},
+                "head": {"method": {"name": "head"}, "learning_rate": 0.01},
+            },
+            **fields,
+        }
+
+    return study

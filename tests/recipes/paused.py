@@ -15,6 +15,9 @@ from typing import Any
 
 SECONDS = 1.5
 
+_terminal = os.dup(1)
+"""Where all ranks say it: what else they say goes into files, but for the first rank's."""
+
 _left: list[list[Any]] = []
 """[place, passages until the pause] of what is still to come."""
 
@@ -26,7 +29,7 @@ def pass_by(place: str) -> None:
     if _left[0][1] == 0:
         _left.pop(0)
         line = f"paused at {place} {os.environ.get('RANK', '0')} {os.getpid()}\n"
-        os.write(sys.stdout.fileno(), line.encode())  # in one piece, as several ranks write
+        os.write(_terminal, line.encode())  # in one piece, as several ranks write
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             time.sleep(0.01)

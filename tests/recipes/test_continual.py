@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from picture_folder import write_pictures
-from running import SCALEPET, read_losses, read_metrics, read_result, read_table, run
+from running import SCALEPET, newest_state, read_losses, read_metrics, read_result, read_table, run
 
 from scalepet.config import read_stream_config
 from scalepet.errors import ScalepetError
@@ -100,7 +100,8 @@ def test_a_killed_stream_goes_on_as_if_nothing_had_happened(saves, whole, write_
     run([*SCALEPET, "continual", config, "--resume"])
     assert read_losses(broken) == read_losses(whole)
     assert read_matrix(broken) == read_matrix(whole)
-    for name in ("state", "adapter", "adapter-offline"):
+    assert newest_state(broken).name == newest_state(whole).name
+    for name in (f"states/{newest_state(whole).name}", "adapter", "adapter-offline"):
         left, right = read_tensors(whole / name), read_tensors(broken / name)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name

@@ -30,7 +30,7 @@ def trained(start, write_run, tmp_path_factory) -> dict[tuple[str, int], Path]:
 def test_a_run_folder_holds_what_it_should(trained):
     folder = trained["bert", 2]
     names = {"config.yaml", "run.json", "metrics.jsonl", "result.json", "seal.json", "adapter"}
-    assert {path.name for path in folder.iterdir()} == {*names, "state", "logs"}
+    assert {path.name for path in folder.iterdir()} == {*names, "states", "logs"}
     names = {"scalepet.json", "tensors.safetensors", "README.md"}
     assert {path.name for path in (folder / "adapter").iterdir()} == names
     record = json.loads((folder / "run.json").read_text())

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from running import SCALEPET, read_losses, read_result, read_table, run
+from running import SCALEPET, newest_state, read_losses, read_result, read_table, run
 
 from scalepet import build, engine
 from scalepet.backbones.families import own_head_t5
@@ -72,7 +72,7 @@ def test_a_moving_mask_is_resumed_where_it_was(write_run, tmp_path):
     run([*SCALEPET, "train", config, "--resume"])
     assert read_losses(broken) == read_losses(whole)
     left, right = (
-        (folder / "state" / "tensors.safetensors").read_bytes() for folder in (whole, broken)
+        (newest_state(folder) / "tensors.safetensors").read_bytes() for folder in (whole, broken)
     )
     assert left == right
 

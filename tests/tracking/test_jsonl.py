@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -88,6 +89,32 @@ def test_every_other_broken_line_is_named(path: Path) -> None:
 def test_a_missing_file_is_named(path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"metrics.jsonl: cannot be read: No such file"):
         read_records(path)
+
+
+def test_a_full_disk_is_told_when_asked_and_nothing_is_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = JsonlTracker(path)
+    tracker.log(1, {"loss": 1.0}, kind="train")
+    file, room = tracker._file, [5]
+
+    class AlmostFull:
+        """Takes a part of a line, and then nothing."""
+
+        def write(self, content: bytes) -> int:
+            if room:
+                return file.write(content[: room.pop()]) or 0
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "_file", AlmostFull())
+        tracker.log(2, {"loss": 0.5}, kind="train")
+        tracker.log(3, {"loss": 0.3}, kind="train")
+        with pytest.raises(CheckpointError, match="cannot be written .No space left on device"):
+            tracker.check()
+    tracker.log(4, {"loss": 0.2}, kind="train")
+    tracker.check()
+    assert [record["step"] for record in read_records(path)] == [1, 2, 3, 4]
 
 
 def test_a_loss_that_is_no_number_comes_back(path: Path) -> None:

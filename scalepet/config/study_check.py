@@ -1,0 +1,260 @@
+"""Every fault of a study at once; those of its runs are found by the check of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from scalepet.config.check import check_config
+from scalepet.config.faults import faults_of
+from scalepet.config.fields import fields_of
+from scalepet.config.models import RunConfig
+from scalepet.config.options import method_options
+from scalepet.config.read import read_content
+from scalepet.config.study import GridCell, StudyConfig, StudyMethod
+from scalepet.config.words import shown
+from scalepet.errors import ConfigError
+from scalepet.pet import METHODS
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NOT_IN_BASE = ("output", "backbone", "task", "method", "seed")
+
+
+def read_study_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """The study that a YAML file and dotted overrides describe.
+
+    Raises:
+        ConfigError: with every fault of the file, of the overrides and of every run.
+    """
+    content, faults = read_content(path, overrides)
+    try:
+        study = check_study(content)
+    except ConfigError as error:
+        raise ConfigError([*faults, *error.faults]) from error
+    if faults:
+        raise ConfigError(faults)
+    return study
+
+
+def check_study(content: Mapping[str, Any]) -> StudyConfig:
+    """The study that plain values describe.
+
+    Raises:
+        ConfigError: with every fault, each once, however many runs have it.
+    """
+    study, faults = _readable(content)
+    if study is not None:
+        faults += [*_grid_faults(study), *_base_faults(study), *_method_faults(study)]
+        of_runs = list(_run_faults(study))
+        if not of_runs and next(study.cells(), None) is not None:
+            faults += [*_task_faults(study), *_twice_faults(study)]
+        faults += of_runs
+    if study is None or faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
+    return study
+
+
+def _readable(content: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
+    """The study, where all of its fields can be read."""
+    faults: list[str] = []
+    methods = content.get("methods")
+    if isinstance(methods, Mapping):
+        for name, section in methods.items():
+            faults += _section_faults(str(name), section)
+    stand_in: dict[str, Any] = {"methods": {}} if isinstance(methods, Mapping) and faults else {}
+    try:
+        study = StudyConfig.model_validate({**content, **stand_in})
+    except pydantic.ValidationError as error:
+        faults = [*faults_of(error, StudyConfig, content).values(), *faults]
+        study = None
+    return (None if faults else study), faults
+
+
+def _section_faults(name: str, section: Any) -> list[str]:
+    if not isinstance(section, Mapping):
+        return [f"methods.{name}: {shown(section)}; allowed: the fields method, learning_rate, ..."]
+    try:
+        StudyMethod.model_validate(section)
+    except pydantic.ValidationError as error:
+        return [*faults_of(error, StudyMethod, section, parent=("methods", name)).values()]
+    return []
+
+
+def _grid_faults(study: StudyConfig) -> Iterator[str]:
+    for field in ("backbones", "tasks", "methods", "rate_factors", "position_seeds", "data_seeds"):
+        values = getattr(study, field)
+        if not values:
+            yield f"{field}: {shown(values)}; allowed: at least one"
+        if isinstance(values, Mapping):
+            yield from (
+                f"{field}: {name!r} names folders; allowed: letters, digits, _ . and -, the first"
+                " one a letter or digit"
+                for name in values
+                if not _NAME.fullmatch(name)
+            )
+        else:
+            yield from _repeated(field, values)
+
+
+def _repeated(where: str, values: Sequence[Any]) -> Iterator[str]:
+    for value in dict.fromkeys(values):
+        if values.count(value) > 1:
+            yield f"{where}: {shown(values)}; allowed: {shown(value)} once"
+
+
+def _base_faults(study: StudyConfig) -> Iterator[str]:
+    for field in _NOT_IN_BASE:
+        if field in study.base:
+            yield f"base.{field}: {shown(study.base[field])}; allowed: not here, the study gives it"
+    train = study.base.get("train")
+    if isinstance(train, Mapping) and "learning_rate" in train:
+        yield (
+            f"base.train.learning_rate: {shown(train['learning_rate'])}; allowed: not here, each"
+            " of the methods has its own"
+        )
+
+
+def _method_faults(study: StudyConfig) -> Iterator[str]:
+    for name, own in study.methods.items():
+        where = f"methods.{name}"
+        for field in ("budgets", "matches", "position_seeds", "data_seeds"):
+            values = getattr(own, field)
+            yield from _repeated(f"{where}.{field}", values or ())
+            if values == () and field.endswith("seeds"):
+                yield f"{where}.{field}: []; allowed: at least one, or null"
+        if own.name not in METHODS:
+            continue  # which the check of its runs says
+        if "seed" in own.method:
+            yield (
+                f"{where}.method.seed: {shown(own.method['seed'])}; allowed: not here, the study"
+                " has position_seeds and data_seeds"
+            )
+        yield from _budget_faults(where, own)
+        yield from _match_faults(study, name)
+
+
+def _budget_faults(where: str, own: StudyMethod) -> Iterator[str]:
+    has_cells = bool(own.budgets or own.matches)
+    if not own.chooses_positions:
+        for field in ("budgets", "matches", "position_seeds"):
+            if getattr(own, field):
+                takers = [name for name in METHODS if "budget" in fields_of(METHODS[name])]
+                yield (
+                    f"{where}.{field}: {shown(getattr(own, field))} of the method {own.name};"
+                    f" allowed: with {' or '.join(takers)}, which choose positions"
+                )
+    elif has_cells and "budget" in own.method:
+        yield (
+            f"{where}.method.budget: {shown(own.method['budget'])} beside budgets or matches;"
+            " allowed: one or the other"
+        )
+    rate = own.learning_rate
+    if isinstance(rate, Mapping) and not rate:
+        yield f"{where}.learning_rate: {{}}; allowed: a number, or budget -> number"
+    if isinstance(rate, Mapping) and not has_cells:
+        yield (
+            f"{where}.learning_rate: {shown(rate)} without budgets or matches; allowed: a number"
+        )
+
+
+def _match_faults(study: StudyConfig, name: str) -> Iterator[str]:
+    where = f"methods.{name}.matches"
+    for other in study.methods[name].matches:
+        if other not in study.methods or other == name:
+            others = ", ".join(known for known in study.methods if known != name) or "none"
+            yield f"{where}: {other!r}; allowed: another method of the study: {others}"
+        elif study.methods[other].budgets or study.methods[other].matches:
+            yield f"{where}: {other!r}, which has several counts; allowed: a method with one"
+
+
+def _task_faults(study: StudyConfig) -> Iterator[str]:
+    """Of tasks that a run could have, what a study cannot."""
+    for name, section in study.tasks.items():
+        where = f"tasks.{name}.source"
+        given = section.get("source") if isinstance(section, Mapping) else None
+        if isinstance(given, Mapping) and "seed" in given:
+            yield f"{where}.seed: {shown(given['seed'])}; allowed: not here, data_seeds are"
+        source = _config_with(study, task=name).task.source
+        if "test" not in source.names:
+            yield (
+                f"{where}.splits: {shown(source.splits)}; allowed: with test, the rows that are"
+                " reported and choose nothing"
+            )
+
+
+def _config_with(study: StudyConfig, *, task: str) -> RunConfig:
+    return check_config(study.content(next(cell for cell in study.cells() if cell.task == task)))
+
+
+def _twice_faults(study: StudyConfig) -> Iterator[str]:
+    """Cells in one folder, and the same cell under two names."""
+    yield from _equal_sections("backbones", study.backbones)
+    yield from _equal_sections("tasks", study.tasks)
+    folders: dict[str, GridCell] = {}
+    sections: dict[str, GridCell] = {}
+    backbone, task = next(iter(study.backbones)), next(iter(study.tasks))
+    for cell in study.cells():
+        if (cell.backbone, cell.task) != (backbone, task):
+            continue
+        other = folders.setdefault(cell.name, cell)
+        if other != cell:
+            yield (
+                f"methods: {other.method} and {cell.method} both have runs in"
+                f" {cell.folder_of_method}; allowed: a folder for each"
+            )
+        other = sections.setdefault(_identity(study, cell), cell)
+        if other != cell:
+            yield (
+                f"methods.{cell.method}: {cell.folder_of_method} is the same method as"
+                f" {other.folder_of_method}; allowed: once, so that tries are equal"
+            )
+
+
+def _identity(study: StudyConfig, cell: GridCell) -> str:
+    """The same text for cells that differ by name alone."""
+    method = check_config(study.content(cell)).method
+    options = [(section.name, sorted(method_options(section).items())) for section in method.all]
+    return repr((options, cell.matches))
+
+
+def _equal_sections(field: str, sections: Mapping[str, Any]) -> Iterator[str]:
+    names = list(sections)
+    for index, name in enumerate(names):
+        for before in names[:index]:
+            if sections[name] == sections[before]:
+                yield f"{field}.{name}: the same as {before}; allowed: each once"
+                break
+
+
+def _run_faults(study: StudyConfig) -> Iterator[str]:
+    """What is wrong with the runs, at the fields of the study that it comes from. Sections do not
+    depend on each other, so each is looked at in one run at least, and not in all.
+    """
+    seen: set[tuple[str | int | None, ...]] = set()
+    for cell in study.cells():
+        parts = {
+            ("backbone", cell.backbone),
+            ("task", cell.task),
+            ("method", cell.method, cell.budget, cell.matches),
+        }
+        if parts <= seen:
+            continue
+        seen |= parts
+        try:
+            check_config(study.content(cell))
+        except ConfigError as error:
+            yield from (_placed(fault, cell) for fault in error.faults)
+
+
+def _placed(fault: str, cell: GridCell) -> str:
+    places = {
+        "backbone": f"backbones.{cell.backbone}",
+        "task": f"tasks.{cell.task}",
+        "method": f"methods.{cell.method}.method",
+    }
+    first = re.split(r"[.: ]", fault, maxsplit=1)[0]
+    return places.get(first, f"base.{first}") + fault[len(first) :]

@@ -1,0 +1,159 @@
+"""A study is possible as a whole, or refused as a whole before anything runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from scalepet import backbones, build
+from scalepet.backbones import Family, Site
+from scalepet.config import MethodConfig, RunConfig, check_config
+from scalepet.config.study import GridCell, StudyConfig
+from scalepet.data import Task
+from scalepet.errors import ConfigError, Faults
+from scalepet.recipes.plan import counted_options
+from scalepet.recipes.study import CellPlan
+
+
+def plan_study(study: StudyConfig, *, only: Sequence[str] = ()) -> list[CellPlan]:
+    """Every cell, or those that are named, each known to be possible.
+
+    Args:
+        only: names of cells.
+
+    Raises:
+        ConfigError: every fault of all of them: files and columns of a task, what a backbone cannot
+            do, a budget that it cannot have.
+    """
+    cells = {cell.name: cell for cell in study.cells()}
+    look = _Look(study)
+    for name in dict.fromkeys(only):
+        if name not in cells:
+            look.faults.append(f"--only: {name!r}; allowed: {_some(cells)}")
+    plans = [look.plan(cell) for name, cell in cells.items() if name in only or not only]
+    look.faults.raise_any()
+    return [plan for plan in plans if plan is not None]
+
+
+def _some(names: Iterable[str]) -> str:
+    few = list(names)
+    return ", ".join(few[:5]) + (f", ... ({len(few)} in all)" if len(few) > 5 else "")
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A task with its labels, and how many rows each split has."""
+
+    task: Task
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A backbone as its methods see it."""
+
+    family: Family
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Looks once at each task, at each backbone with each task, and at each method with each
+    budget on each backbone; None stands for what has a fault.
+    """
+
+    study: StudyConfig
+    faults: Faults = field(default_factory=Faults)
+    _rows: dict[str, _Rows | None] = field(default_factory=dict)
+    _pairs: set[tuple[str, str]] = field(default_factory=set)
+    _models: dict[str, _Model] = field(default_factory=dict)
+    _counts: dict[GridCell, int | None] = field(default_factory=dict)
+
+    def plan(self, cell: GridCell) -> CellPlan | None:
+        config = check_config(self.study.content(cell))
+        rows = self._rows_of(cell, config)
+        if rows is not None:
+            config = config.model_copy(update={"task": rows.task})
+            self._look_at_pair(cell, config)
+        model = self._models.get(cell.backbone)
+        count = None if model is None else self._count(cell, model)
+        if rows is None or count is None:
+            return None
+        if cell.matches is not None:
+            config = _with_budget(config, count)
+        return CellPlan(self.study, cell, config, count, rows.counts)
+
+    @contextlib.contextmanager
+    def _noted(self, sections: Mapping[str, str], *, else_at: str) -> Iterator[None]:
+        """Keeps faults, each once, under the names of the study.
+
+        Args:
+            sections: of a run -> what it is in the study.
+        """
+        faults = Faults()
+        with faults.noted():
+            yield
+        for fault in faults:
+            section = fault.partition(".")[0]
+            at = sections.get(section)
+            named = f"{else_at}: {fault}" if at is None else at + fault.removeprefix(section)
+            if named not in self.faults:
+                self.faults.append(named)
+
+    def _rows_of(self, cell: GridCell, config: RunConfig) -> _Rows | None:
+        if cell.task not in self._rows:
+            self._rows[cell.task] = None
+            with self._noted({"task": f"tasks.{cell.task}"}, else_at=f"tasks.{cell.task}"):
+                task, splits = build.load_rows(config)
+                counts = {name: len(rows) for name, rows in splits.rows.items()}
+                self._rows[cell.task] = _Rows(task, counts)
+        return self._rows[cell.task]
+
+    def _look_at_pair(self, cell: GridCell, config: RunConfig) -> None:
+        pair = (cell.backbone, cell.task)
+        if pair in self._pairs:
+            return
+        self._pairs.add(pair)
+        # Of all methods the one that every backbone takes; the study's own are planned apart.
+        whole = config.model_copy(update={"method": MethodConfig(name="full")})
+        backbone = f"backbones.{cell.backbone}"
+        with self._noted({"backbone": backbone}, else_at=f"{backbone} with tasks.{cell.task}"):
+            plan = build.plan_run(whole, config.task)
+            if cell.backbone not in self._models:
+                sites = backbones.sketch_sites(plan.model_config)
+                self._models[cell.backbone] = _Model(plan.family, sites)
+
+    def _count(self, cell: GridCell, model: _Model) -> int | None:
+        """How many entries the method of the cell trains."""
+        key = dataclasses.replace(cell, task="")
+        if key not in self._counts:
+            self._counts[key] = None
+            where = f"methods.{cell.method} on backbones.{cell.backbone}"
+            with self._noted({}, else_at=where):
+                self._counts[key] = self._counted(cell, model)
+        return self._counts[key]
+
+    def _counted(self, cell: GridCell, model: _Model) -> int | None:
+        config = check_config(self.study.content(cell))
+        if cell.matches is not None:
+            other = GridCell(cell.backbone, cell.task, cell.matches)
+            budget = self._count(other, model)
+            if budget is None:
+                return None
+            if not budget:
+                raise ConfigError(
+                    f"matches: {cell.matches!r}, which trains nothing of the backbone;"
+                    " allowed: a method that does"
+                )
+            config = _with_budget(config, budget)
+        method = build.plan_method(config, model.sites, options_of=counted_options)
+        if not method.num_parameters and not model.family.head:
+            raise ConfigError("it trains nothing there, since this backbone has no head")
+        return method.num_parameters
+
+
+def _with_budget(config: RunConfig, budget: int) -> RunConfig:
+    method = config.method.model_copy(update={"budget": budget})
+    return config.model_copy(update={"method": method})
