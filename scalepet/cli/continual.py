@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scalepet.cli.arguments import Accept, Overrides
-from scalepet.cli.voice import is_main, log_apart, quiet_libraries
+from scalepet.cli.voice import is_main, quiet_libraries
 from scalepet.errors import ConfigError
 from scalepet.signals import StopRequest
 
@@ -89,7 +89,6 @@ def continual(
         from scalepet.recipes import learn_stream
 
         stream = read_stream_config(config, overrides or ())
-        log_apart(stream.output)
         quiet_libraries()
         join_processes()
         for one in _in_orders(stream, orders):

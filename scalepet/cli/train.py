@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scalepet.cli.arguments import Accept, Overrides
-from scalepet.cli.voice import is_main, log_apart, quiet_libraries
+from scalepet.cli.voice import is_main, quiet_libraries
 from scalepet.errors import ConfigError
 from scalepet.signals import StopRequest
 
@@ -69,7 +69,6 @@ def train(
         from scalepet.recipes import finetune
 
         run = read_config(config, overrides or ())
-        log_apart(run.output)
         quiet_libraries()
         join_processes()
         finetune(run, resume=resume, console=Console(), stop=stop, accept=accept or ())

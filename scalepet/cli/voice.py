@@ -9,8 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import typer
 
@@ -19,9 +18,6 @@ from scalepet.signals import EXIT_STOPPED
 EXIT_FAILED = 1
 EXIT_REFUSED = 2
 """The user can mend it, and starting again does not."""
-
-_terminal: TextIO | None = None
-"""Where this rank spoke before it got a log of its own."""
 
 OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG})
 """Failures of files and paths that are the user's to mend, wherever they happen."""
@@ -33,30 +29,6 @@ SECONDS_TO_SPEAK = 5.0
 def is_main() -> bool:
     """Whether this process is the one that prints, as its launcher says."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def log_apart(folder: Path) -> None:
-    """From now on what this rank and its libraries say goes to ``folder``/logs/rank-N.log, unless
-    it is the first rank; the line that says why it failed goes to the terminal as well.
-
-    A folder that cannot be written is found by the run, and in its words.
-    """
-    if is_main():
-        return
-    path = folder / "logs" / f"rank-{os.environ['RANK']}.log"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError:
-        return
-    global _terminal
-    _terminal = os.fdopen(os.dup(2), "w")
-    sys.stdout.flush()
-    for stream in (1, 2):  # the descriptors, since NCCL and gloo do not speak through Python
-        os.dup2(log, stream)
-    os.close(log)
-    now = time.strftime("%Y-%m-%d %H:%M:%S")
-    print(f"--- {now} rank {os.environ['RANK']} on {socket.gethostname()}", flush=True)
 
 
 def refuse(faults: Sequence[str]) -> NoReturn:
@@ -86,8 +58,9 @@ def fail(error: Exception) -> NoReturn:
     )
     line = _without_secrets(line)
     typer.echo(line, err=True)
-    if _terminal is not None:
-        print(line, file=_terminal, flush=True)
+    rank_log = sys.modules.get("scalepet.tracking.rank_log")
+    if rank_log is not None:
+        rank_log.tell_terminal(line)
     end(EXIT_FAILED)
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -18,6 +19,7 @@ from scalepet.config import RunConfig
 from scalepet.config.models import Whole
 from scalepet.data import Examples
 from scalepet.engine import Engine, RunState, States, StepReport
+from scalepet.errors import CheckpointError
 from scalepet.pet import Method
 from scalepet.recipes import screen
 from scalepet.recipes.adapter import save_adapter
@@ -35,6 +37,7 @@ from scalepet.recipes.run_folder import (
     load_state,
     log_accepted,
     open_logs,
+    say,
     show_result,
     write_result,
 )
@@ -91,6 +94,7 @@ def finetune(
             prepared, config.output, resume=resume, accept=accept, console=console
         )
         runner, method, progress, how = _start(prepared, state, accepted)
+        progress = _with_whole_best(progress, config.output / ADAPTER, console)
         started = time.perf_counter()
         with (
             stopping_together(stop),
@@ -333,6 +337,28 @@ def _start(
     if "eval rows" in accepted:  # a score on other rows is beaten by none
         progress = Progress(num_steps=progress.num_steps, awaits_evaluation=True)
     return runner, method, progress, loaded.how
+
+
+def _with_whole_best(progress: Progress, folder: Path, console: Console) -> Progress:
+    """The same, where the best adapter is as it was saved; else a progress without one, so that an
+    evaluation is made at once and keeps what there is. All ranks together.
+    """
+    if progress.best_step == 0:
+        return progress
+    fault = dist.broadcast_object(_fault_of(folder) if dist.is_main() else None)
+    if fault is None:
+        return progress
+    if dist.is_main():
+        say(console, f"{fault}; the best adapter is chosen anew from here on")
+    return Progress(num_steps=progress.num_steps, awaits_evaluation=True)
+
+
+def _fault_of(folder: Path) -> str | None:
+    try:
+        engine.read_folder(folder)
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def _open_run(

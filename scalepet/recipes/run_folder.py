@@ -25,6 +25,7 @@ from scalepet.errors import CheckpointError
 from scalepet.recipes.going_on import Accepted, check_goes_on
 from scalepet.recipes.lock import one_run_in
 from scalepet.tracking import Trackers, open_trackers, seal, without_secrets
+from scalepet.tracking.rank_log import log_apart
 
 ADAPTER = "adapter"
 STATES = "states"
@@ -114,12 +115,14 @@ def describe_run(
 @contextlib.contextmanager
 def alone_in(folder: Path, *, resume: bool, console: Console) -> Iterator[Callable[[], None]]:
     """As ``one_run_in``; another run may have begun and ended there since the folder was opened.
+    All ranks but the first say what they say from now on into files there.
 
     Raises:
         CheckpointError: as ``open_run_folder`` and ``one_run_in``.
     """
     with one_run_in(folder, say=partial(say, console)) as check:
         dist.together(lambda: open_run_folder(folder, resume=resume) if dist.is_main() else None)
+        log_apart(folder, rank=dist.rank())
         yield check
 
 

@@ -12,8 +12,8 @@ import typer
 
 from scalepet.cli import main
 from scalepet.cli.app import app
-from scalepet.cli.voice import log_apart
 from scalepet.signals import EXIT_STOPPED, Stopped
+from scalepet.tracking.rank_log import log_apart
 
 
 def last_words(
@@ -68,9 +68,10 @@ def test_a_neighbour_that_ended_before_is_named(capsys, monkeypatch):
 LOGGING = """
 import os
 from pathlib import Path
-from scalepet.cli.voice import fail, log_apart
+from scalepet.cli.voice import fail
+from scalepet.tracking.rank_log import log_apart
 
-log_apart(Path("run"))
+log_apart(Path("run"), rank=int(os.environ["RANK"]))
 print("a note")
 os.write(1, b"of a library\\n")
 fail(ValueError("no luck"))
@@ -106,9 +107,8 @@ def test_the_first_rank_speaks_and_another_writes_a_log(rank, tmp_path):
     assert log.read_text().count("--- ") == 2
 
 
-def test_a_log_that_cannot_be_written_is_none(tmp_path, monkeypatch, capfd):
+def test_a_log_that_cannot_be_written_is_none(tmp_path, capfd):
     (tmp_path / "run").touch()
-    monkeypatch.setenv("RANK", "1")
-    log_apart(tmp_path / "run")
+    log_apart(tmp_path / "run", rank=1)
     os.write(1, b"here")
     assert capfd.readouterr().out == "here"

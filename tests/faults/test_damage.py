@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from faults.damaged import Case, damage, flip
-from running import check_same, read_metrics, run, run_here
+from running import check_same, read_losses, read_metrics, run, run_here
 
 from scalepet.engine import read_folder
 from scalepet.errors import CheckpointError
@@ -49,11 +49,16 @@ GOES_ON = {
     "clock-back": Case(clock_seconds=-3600.0),
     "clock-ahead": Case(clock_seconds=86_400.0),
 }
+LOSES_BEST = {
+    f"best-{how}": Case(((how, f"adapter/{file}"),))
+    for how, file in (("flip", TENSORS), ("garbage", RECORD), ("remove", TENSORS))
+}
+"""Its adapter cannot be had back; all else is as it was."""
+
 IS_REFUSED = {
     "both-cut": (Case(both("cut", TENSORS)), [f"{NEWEST}/{TENSORS}", f"{BEFORE}/{TENSORS}"]),
     "both-flip": (Case(both("flip", RECORD)), [NEWEST, BEFORE]),
     "both-gone": (Case(both("remove", RECORD)), [NEWEST, BEFORE]),
-    "best-flip": (Case((("flip", f"adapter/{TENSORS}"),)), [f"adapter/{TENSORS} is not as"]),
     "metrics-flip": (Case((("garbage-line", "metrics.jsonl"),)), ["metrics.jsonl: line 1"]),
     "other-rows": (Case(overrides=("task.source.files.train=OTHER",)), ["train rows was", "has"]),
     "other-eval-rows": (
@@ -78,7 +83,12 @@ def endings(folder: Path, write_run: Any, colour_rows: Path) -> dict[str, dict[s
     rows = (colour_rows / "train.jsonl").read_text().splitlines(keepends=True)
     other = folder / "other.jsonl"
     other.write_text("".join(rows[1:] + rows[:1]))
-    cases = {**GOES_ON_BEFORE, **GOES_ON, **{name: case for name, (case, _) in IS_REFUSED.items()}}
+    cases = {
+        **GOES_ON_BEFORE,
+        **GOES_ON,
+        **LOSES_BEST,
+        **{name: case for name, (case, _) in IS_REFUSED.items()},
+    }
     text = json.dumps(
         {
             "folder": str(folder),
@@ -109,6 +119,18 @@ def test_it_goes_on_from_the_last_whole_state(name: str, endings: Any, folder: P
 def test_it_goes_on_as_if_nothing_had_happened(name: str, endings: Any, folder: Path) -> None:
     check_goes_on(endings[name], folder / "whole", folder / name)
     assert "going on from 00000006" not in endings[name]["said"]
+
+
+@pytest.mark.parametrize("name", LOSES_BEST)
+def test_without_its_best_adapter_it_chooses_anew(name: str, endings: Any, folder: Path) -> None:
+    ending = endings[name]
+    assert ending["faults"] == []
+    assert "the best adapter is chosen anew" in ending["said"]
+    assert read_losses(folder / name) == read_losses(folder / "whole")
+    _, record = read_folder(folder / name / "adapter")
+    assert record["num_steps"] >= 8
+    evaluated = read_metrics(folder / name)["eval", record["num_steps"]]
+    assert record["metrics"]["eval/accuracy"] == evaluated["eval/accuracy"]
 
 
 @pytest.mark.parametrize("name", IS_REFUSED)
