@@ -28,4 +28,5 @@ if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; the
   export DS_ACCELERATOR=cpu
 fi
 
-python -m pytest "$@"
+# Two at a time: many tests wait for processes to start and end. A file stays together, for its fixtures.
+python -m pytest -n 2 --dist loadfile "$@"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scalepet.config import read_config, read_stream_config
+from scalepet.config.study_check import read_study_config
 from scalepet.engine import read_ds_file
 
 LAUNCHERS = Path(__file__).parents[1] / "launchers"
@@ -30,13 +31,15 @@ SHORT_STREAM = [
 ]
 RUNS = sorted(LAUNCHERS.glob("quickstart-*.yaml"))
 STREAMS = sorted(LAUNCHERS.glob("stream-*.yaml"))
+STUDIES = sorted(LAUNCHERS.glob("study-*.yaml"))
 
 
 def test_the_presets_are_all_here():
     assert [path.name for path in RUNS] == ["quickstart-bert.yaml", "quickstart-t5.yaml"]
     assert [path.name for path in STREAMS] == ["stream-pictures.yaml", "stream-text.yaml"]
+    assert [path.stem for path in STUDIES] == ["study-bert", "study-places", "study-t5"]
     sweep = LAUNCHERS / "wandb-sweep.yaml"  # tests/launchers/test_grid.py
-    assert {*RUNS, *STREAMS, sweep} == {*LAUNCHERS.glob("*.yaml")}
+    assert {*RUNS, *STREAMS, *STUDIES, sweep} == {*LAUNCHERS.glob("*.yaml")}
 
 
 @pytest.mark.parametrize("preset", RUNS, ids=lambda path: path.stem)
@@ -47,6 +50,14 @@ def test_a_preset_is_a_valid_run(preset):
 @pytest.mark.parametrize("preset", STREAMS, ids=lambda path: path.stem)
 def test_a_preset_is_a_valid_stream(preset):
     read_ds_file(read_stream_config(preset).deepspeed)
+
+
+@pytest.mark.parametrize("preset", STUDIES, ids=lambda path: path.stem)
+def test_a_preset_is_a_valid_study(preset):
+    study = read_study_config(preset)
+    assert all(len(study.seeds(cell.method)) for cell in study.cells())
+    apet = next(iter(study.methods.values()))
+    assert len(study.position_seeds) == 3 and apet.budgets
 
 
 @pytest.mark.parametrize("script", ["quickstart.sh", "stream.sh"])

@@ -35,7 +35,9 @@ SHORT = {"steps": 6, "evaluate_every": 6}
     ("method", "backbone"),
     [
         ({"name": "apet", "budget": 200, "select": "snip"}, "t5-gated"),
-        ({"name": "apet", "budget": 200, "select": "magnitude"}, "bert"),
+        pytest.param(
+            {"name": "apet", "budget": 200, "select": "magnitude"}, "bert", marks=pytest.mark.slow
+        ),
         (MOVING, "bert"),
         ({"name": "apet", "budget": 400, "operation": "mix", "also": [{"name": "ia3"}]}, "t5"),
     ],

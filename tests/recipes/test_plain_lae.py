@@ -28,23 +28,25 @@ METHODS = {
     "prefix": {"name": "prefix", "length": 3, "calibrated": True},
     "apet": {"name": "apet", "budget": 300},
 }
-CASES = [
-    *((method, "zero3") for method in METHODS),
-    ("lora", "zero3_offload_cpu"),
-    ("prefix", "zero3_offload_cpu"),
-    ("lora", "zero0"),
-    ("lora", "zero2"),
-]
+CASES = {
+    1: [("adapter", "zero3"), ("lora", "zero0")],
+    2: [
+        *((method, "zero3") for method in METHODS),
+        ("prefix", "zero3_offload_cpu"),
+        ("lora", "zero2"),
+    ],
+}
+"""Number of ranks -> methods and stages."""
 
 
 @pytest.fixture(scope="module")
 def folders(write_stream, launch_two, tmp_path_factory) -> dict[int, Path]:
     """All cases, by one and by two ranks."""
-    made = {num_ranks: tmp_path_factory.mktemp(f"{num_ranks}-ranks") for num_ranks in (1, 2)}
+    made = {num_ranks: tmp_path_factory.mktemp(f"{num_ranks}-ranks") for num_ranks in CASES}
     for num_ranks, folder in made.items():
         configs = [
             write_stream(folder / f"{method}-{stage}", method=METHODS[method], deepspeed=stage)
-            for method, stage in CASES
+            for method, stage in CASES[num_ranks]
         ]
         launch = [sys.executable] if num_ranks == 1 else launch_two()
         run([*launch, STEADY, *configs])
@@ -63,8 +65,10 @@ def plain(write_stream, tmp_path_factory):
     return learn
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2])
-@pytest.mark.parametrize(("method", "stage"), CASES)
+@pytest.mark.parametrize(
+    ("num_ranks", "method", "stage"),
+    [(num_ranks, *case) for num_ranks, cases in CASES.items() for case in cases],
+)
 def test_a_run_is_plain_lae(method, stage, num_ranks, folders, plain):
     folder, expected = folders[num_ranks] / f"{method}-{stage}", plain(method)
     assert read_losses(folder) == pytest.approx(expected.losses, abs=2e-5)

@@ -119,6 +119,7 @@ def test_a_run_that_is_stopped_again_and_again(write_run, tmp_path):
     check_same(whole, broken)
 
 
+@pytest.mark.slow  # tests/launchers/test_slurm.py stops two ranks, too
 def test_two_ranks_stop_together_whoever_is_asked(launch_two, write_run, tmp_path):
     """One whole wandb run comes out of it; its own process is ended by SIGTERM to the launcher."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -41,6 +41,7 @@ def start(folder: Path, **changes: Any) -> WandbTracker:
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The history of the folder's run, without wandb's own fields."""
     run_id = (folder / "wandb_id").read_text().strip()
+    written(folder)
     return [
         {name: value for name, value in row.items() if not name.startswith("_")}
         for row in read_history(folder, run_id)
@@ -48,7 +49,14 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def written(folder: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+    """What is in the files of the parts; on a busy machine wandb's own process writes a little
+    later than it says.
+    """
+    paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    deadline = time.monotonic() + 20
+    while any(path.stat().st_size < 100 for path in paths) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return [path.read_bytes() for path in paths]
 
 
 def test_an_offline_run_is_written_and_its_id_survives(
