@@ -395,7 +395,9 @@ def test_stopped_and_killed_and_finished_by_others_it_is_the_same_study(
     num_finished = len(folders_of_runs(folder))
     assert 0 < num_finished < NUM_RUNS
     assert {p.name for p in (folder / "logs").iterdir()} == {"worker-0.log", "worker-1.log"}
-    assert not list(folder.rglob("run.lock")), "a worker lives on"
+    # Who is stopped while it loads may leave its lock, which whoever comes next takes over.
+    left = [json.loads(path.read_text())["pid"] for path in folder.rglob("run.lock")]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in left), "a worker lives on"
 
     killed = subprocess.run(
         [sys.executable, str(KILLED), "2", "sweep", str(path)], capture_output=True, timeout=240
