@@ -53,7 +53,7 @@ def written(folder: Path) -> list[bytes]:
     a little later than it says.
     """
     paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 3
     while any(path.stat().st_size < 100 for path in paths[-1:]) and time.monotonic() < deadline:
         time.sleep(0.1)
     return [path.read_bytes() for path in paths]
