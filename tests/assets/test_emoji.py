@@ -45,12 +45,6 @@ def raw(tmp_path: Path) -> Path:
     return raw
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "folder").mkdir()
-    return tmp_path / "folder"
-
-
 def load(folder: Path) -> dict[str, Dataset]:
     return dict(load_dataset(str(folder), cache_dir=str(folder.parent / "cache")))
 

@@ -113,12 +113,6 @@ def raw(tmp_path: Path) -> Path:
     return raw
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "folder").mkdir()
-    return tmp_path / "folder"
-
-
 def test_from_pretrained_alone_gives_the_model_that_was_exported(raw: Path, folder: Path) -> None:
     model = tiny_t5()
     Export(model).save(raw)

@@ -72,12 +72,6 @@ def export(model: Dinov2Model, raw: Path, *, num_patches: int = NUM_PATCHES) -> 
     onnx.save(helper.make_model(graph), raw / "tiny.onnx")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "folder").mkdir()
-    return tmp_path / "folder"
-
-
 def test_the_vit_computes_what_the_dinov2_computes(tmp_path: Path, folder: Path) -> None:
     model = tiny_dinov2()
     export(model, tmp_path / "raw")

@@ -13,12 +13,6 @@ from scalepet.assets.pictures import Picture, write_pictures
 from scalepet.errors import DataError
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "folder").mkdir()
-    return tmp_path / "folder"
-
-
 def square(shade: int) -> PillowImage.Image:
     return PillowImage.new("L", (4, 4), shade)
 

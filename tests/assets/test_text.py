@@ -12,18 +12,6 @@ from scalepet.errors import DataError
 Rows = list[dict[str, str]]
 
 
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    (tmp_path / "raw").mkdir()
-    return tmp_path / "raw"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "folder").mkdir()
-    return tmp_path / "folder"
-
-
 def read(folder: Path, split: str) -> Rows:
     lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]

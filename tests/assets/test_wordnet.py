@@ -44,15 +44,8 @@ class WordNet:
 
 
 @pytest.fixture
-def wordnet(tmp_path: Path) -> WordNet:
-    (tmp_path / "raw").mkdir()
-    return WordNet(tmp_path / "raw")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "folder").mkdir()
-    return tmp_path / "folder"
+def wordnet(raw: Path) -> WordNet:
+    return WordNet(raw)
 
 
 def read(folder: Path) -> dict[str, Rows]:

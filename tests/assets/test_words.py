@@ -11,18 +11,6 @@ from scalepet.errors import DataError
 Rows = list[dict[str, str]]
 
 
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    (tmp_path / "raw").mkdir()
-    return tmp_path / "raw"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "folder").mkdir()
-    return tmp_path / "folder"
-
-
 def read(folder: Path) -> dict[str, Rows]:
     return {
         split: [json.loads(line) for line in (folder / f"{split}.jsonl").read_text().splitlines()]
