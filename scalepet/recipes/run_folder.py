@@ -41,7 +41,7 @@ OPTIMIZER_FIELDS = (
 )
 """Of the section train: what moves the numbers of a step."""
 
-_SEALED = ("config.yaml", "run.json", "cell.json", "metrics.jsonl", "matrix.json", "result.json")
+_SEALED = ("config.yaml", "run.json", "cell.json", METRICS, "matrix.json", "result.json")
 """cell.json is what a study writes beside the run."""
 
 _LIBRARIES = ("torch", "deepspeed", "transformers", "datasets", "numpy")
@@ -202,8 +202,19 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    """
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    with writing(path):
         path.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses inside becomes a CheckpointError that names the path."""
+    try:
+        yield
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written ({error.strerror})") from error
 

@@ -14,8 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from scalepet.config import RunConfig
 from scalepet.config.fields import fields_of
 from scalepet.config.study import GridCell, StudyConfig, StudyMethod
-from scalepet.errors import CheckpointError, DataError
+from scalepet.errors import DataError
 from scalepet.pet import METHODS
+from scalepet.recipes.run_folder import writing
 
 CELL = "cell.json"
 
@@ -49,13 +50,9 @@ class Cell:
             CheckpointError: it cannot be written.
         """
         text = json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-        try:
+        with writing(folder / CELL):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / CELL).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(
-                f"{folder / CELL} cannot be written ({error.strerror})"
-            ) from error
 
     @classmethod
     def read(cls, folder: Path) -> Cell:

@@ -19,7 +19,7 @@ from scalepet import dist, engine
 from scalepet.errors import CheckpointError, DataError, ScalepetError
 from scalepet.recipes.finetune import finetune
 from scalepet.recipes.lock import LOCK, one_run_in
-from scalepet.recipes.run_folder import STATES, say
+from scalepet.recipes.run_folder import STATES, say, writing
 from scalepet.recipes.study import CellPlan, StudyRun, best_factor
 from scalepet.signals import Stopped, StopRequest
 from scalepet.tracking import check_seal, without_secrets
@@ -189,11 +189,9 @@ def _note(path: Path, faults: Sequence[str]) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    try:
+    with writing(path):
         if faults:
             text = json.dumps({"faults": without_secrets(list(faults))}, indent=2) + "\n"
             path.write_text(text, encoding="utf-8")
         else:
             path.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written ({error.strerror})") from error
