@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -134,14 +135,20 @@ def plan_method(
         options_of: section -> the options that its method is planned with.
 
     Raises:
-        ConfigError: every fault of all of them.
+        ConfigError: every fault of all of them; or together they train more than the backbone has.
     """
     faults, methods = Faults(), []
     for section in config.method.all:
         with faults.noted(f"{section.name}: " if config.method.also else ""):
             methods.append(_plan_section(section, sites, options_of))
     faults.raise_any()
-    return together(methods)
+    method, most = together(methods), sum(math.prod(site.shape) for site in sites)
+    if method.num_parameters > most:
+        raise ConfigError(
+            f"{config.method.names} trains {method.num_parameters:,} numbers; allowed: at most"
+            f" {most:,}, as many as the backbone has"
+        )
+    return method
 
 
 def _plan_section(section: FurtherMethod, sites: Sequence[Site], options_of: OptionsOf) -> Method:
@@ -294,10 +301,16 @@ def learning_rate_factor(train: TrainConfig | LearnConfig, step: int, *, num_ste
     )
 
 
-def train_loader(plan: Plan, train: Examples) -> data.TrainLoader:
+def train_loader(plan: Plan, train: Examples, *, most_rows: int | None = None) -> data.TrainLoader:
+    """The loader of a run, or of one experience of a stream.
+
+    Args:
+        most_rows: of the largest of several splits that are trained on with equally many forwards
+            a step; None where this is the only one. A step has no more rows than that.
+    """
     return data.TrainLoader(
         train,
-        batch_size=plan.config.train.batch_size,
+        batch_size=min(plan.config.train.batch_size, most_rows or train.num_rows),
         micro_batch_size=plan.config.train.micro_batch_size,
         rank=dist.rank(),
         world_size=dist.world_size(),

@@ -210,6 +210,9 @@ def test_a_mask_on_weights_that_train_is_refused(refuse: Any, other: dict[str, A
         ({"name": "apet", "budget": 2, "operation": "mix"}, ["budget: 2", "three operations"]),
         ({"name": "apet", "budget": 9, "kinds": ["norm"], "parts": ["q"]}, ["kind norm and part"]),
         ({"name": "bitfit", "kinds": ["embedding"]}, ["kinds: embedding", "matrix, norm"]),
+        ({"name": "prompt", "length": 10**9}, ["prompt trains 24,000,000,000 num"]),
+        ({"name": "prefix", "length": 10**9}, ["prefix trains ", "as many as the backbone has"]),
+        ({"name": "ia3", "also": [{"name": "prompt", "length": 10**4}]}, ["ia3 + prompt trains"]),
         ({"name": "released", "budget": 1}, ["budget: 1 fits no tensor"]),
     ],
 )

@@ -54,7 +54,7 @@ def fail(error: Exception) -> NoReturn:
     first_line = next(iter(str(error).splitlines()), "")
     line = (
         f"scalepet: rank {os.environ.get('RANK', '0')} on {socket.gethostname()} failed:"
-        f" {type(error).__name__}: {first_line}{_ended_before()}"
+        f" {type(error).__name__}: {first_line}{_whose_fault(error)}"
     )
     line = _without_secrets(line)
     typer.echo(line, err=True)
@@ -71,14 +71,25 @@ def _without_secrets(text: str) -> str:
     return without_secrets(text)
 
 
-def _ended_before() -> str:
-    """A rank that was killed says nothing itself, and its neighbours see a broken connection."""
+def _whose_fault(error: Exception) -> str:
+    """A rank that was killed or hangs says nothing itself: its neighbours see a broken connection,
+    or wait in vain.
+    """
     processes = sys.modules.get("scalepet.engine.processes")
-    ended = processes.ended_neighbours() if processes is not None else []
-    if not ended:
+    if processes is None:
         return ""
-    some = f"rank{'s' if len(ended) > 1 else ''} {', '.join(map(str, ended))}"
-    return f"; before that, {some} of this machine ended"
+    ended = processes.ended_neighbours()
+    silent = [rank for rank in processes.silent_ranks(error) if rank not in ended]
+    words = ""
+    if ended:
+        words += f"; before that, {_some_ranks(ended)} of this machine ended"
+    if silent:
+        words += f"; {_some_ranks(silent)} did not answer: ended or hanging"
+    return words
+
+
+def _some_ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def end(code: int) -> NoReturn:

@@ -75,6 +75,11 @@ class TrainLoader:
         pad_to_multiple_of: widths are rounded up to it.
         together: calls what makes batches of rows that are read late, so that no rank goes on
             alone where another one cannot read a row.
+
+    Attributes:
+        batch_size: as given.
+        num_micro_batches: forwards of a rank in every step.
+        steps_per_epoch: the last one may have fewer rows.
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class TrainLoader:
         assert min(batch_size, micro_batch_size) > 0
         assert 0 <= rank < world_size
         self._examples = examples
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._rank = rank
         self._world_size = world_size
         self._seed = seed
@@ -109,7 +114,7 @@ class TrainLoader:
         """The rows of the global batch of one optimizer step, over all ranks."""
         epoch, place = divmod(index, self.steps_per_epoch)
         order = epoch_order(self._examples.num_rows, seed=self._seed, epoch=epoch)
-        return order[place * self._batch_size : (place + 1) * self._batch_size]
+        return order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def step(self, index: int) -> Step:
         """Optimizer step ``index``, found by arithmetic.

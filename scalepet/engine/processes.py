@@ -17,6 +17,7 @@ import torch
 
 from scalepet.errors import LaunchError
 from scalepet.launch.meeting import SET_BY_LAUNCHERS
+from scalepet.launch.roll_call import missing_ranks
 
 _joined = False
 """Whether this process has been in a process group."""
@@ -141,6 +142,22 @@ def _rank_of(process: str) -> int | None:
             if variable.startswith(b"RANK="):
                 return int(variable.removeprefix(b"RANK="))
     return None
+
+
+def is_broken_collective(error: Exception) -> bool:
+    """Whether a collective failed because of other ranks: a lost connection, a timeout."""
+    kinds = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+def silent_ranks(error: Exception) -> list[int]:
+    """Ranks that have not failed with this one; [] where it failed by itself.
+
+    One rank of those that failed gets them, the others [] once it has (``missing_ranks``).
+    """
+    if not (_joined and is_launched() and is_broken_collective(error)):
+        return []
+    return missing_ranks()
 
 
 def peak_memory_bytes() -> int:

@@ -209,15 +209,14 @@ def _encode(
     faults.raise_any()
     if config.lae.joint and len(encoded) > 1:
         classes = [experience.classes for experience in stream.experiences]
-        encoded = [
-            {
-                split: data.joined([parts[split] for parts in encoded], classes)
-                for split in ("train", "eval")
-            }
-        ]
-        return (_lesson(config, plan, "joint", tuple(range(len(stream.classes))), encoded[0]),)
+        joint = {
+            split: data.joined([parts[split] for parts in encoded], classes)
+            for split in ("train", "eval")
+        }
+        return (_lesson(config, plan, "joint", tuple(range(len(stream.classes))), joint),)
+    most_rows = max(parts["train"].num_rows for parts in encoded)
     return tuple(
-        _lesson(config, plan, experience.name, experience.classes, parts)
+        _lesson(config, plan, experience.name, experience.classes, parts, most_rows=most_rows)
         for experience, parts in zip(stream.experiences, encoded, strict=True)
     )
 
@@ -227,9 +226,11 @@ def _lesson(
     plan: Plan,
     name: str,
     classes: tuple[int, ...],
-    parts: dict[str, Examples],
+    parts: Mapping[str, Examples],
+    *,
+    most_rows: int | None = None,
 ) -> Lesson:
-    loader = build.train_loader(plan, parts["train"])
+    loader = build.train_loader(plan, parts["train"], most_rows=most_rows)
     num_steps = config.train.epochs * loader.steps_per_epoch
     return Lesson(name, classes, parts["train"], parts["eval"], loader, num_steps)
 

@@ -19,7 +19,7 @@ from scalepet.tracking import track_steps
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scalepet.data import Results
+    from scalepet.data import Results, TrainLoader
     from scalepet.recipes.prepare import Prepared
     from scalepet.recipes.prepare_stream import PreparedStream
 
@@ -79,14 +79,18 @@ def introduce(
                 table.add_row(
                     "cut", f"{num_cut:,} of {rows.num_rows:,} {split} {what} to {most} tokens"
                 )
-    batch = config.train.batch_size
-    table.add_row(
-        "steps",
-        f"{prepared.num_steps:,} of {batch} rows"
-        + (f", going on at {resumed_at:,}" if resumed_at else ""),
-    )
+    _add_steps(table, prepared.num_steps, prepared.loader, config.train.batch_size, resumed_at)
     console.print(table)
     _warn(console, plan.warnings)
+
+
+def _add_steps(
+    table: Table, num_steps: int, loader: TrainLoader, asked_rows: int, resumed_at: int
+) -> None:
+    words = f"{num_steps:,} of {loader.batch_size:,} rows"
+    if loader.batch_size < asked_rows:
+        words += f", which are all there are (train.batch_size: {asked_rows:,})"
+    table.add_row("steps", words + (f", going on at {resumed_at:,}" if resumed_at else ""))
 
 
 def _warn(console: Console, warnings: Iterable[str]) -> None:
@@ -154,11 +158,8 @@ def introduce_stream(
     frozen = f"the method rests for {lae.freeze_epochs} epochs" if lae.freeze_epochs else ""
     offline = f"offline copies: {', '.join(copies)}; vote: {lae.vote}" if copies else ""
     table.add_row("lae", "; ".join(filter(None, (frozen, offline))) or "off: the method alone")
-    table.add_row(
-        "steps",
-        f"{prepared.num_steps:,} of {config.train.batch_size} rows"
-        + (f", going on at {resumed_at:,}" if resumed_at else ""),
-    )
+    loader = lessons[0].loader
+    _add_steps(table, prepared.num_steps, loader, config.train.batch_size, resumed_at)
     console.print(table)
     _warn(console, prepared.plan.warnings)
 

@@ -88,6 +88,7 @@ def test_a_rank_that_hangs_is_noticed(
     assert ended.end_seconds < 2 * TIMEOUT_SECONDS
     lines = ended.said.splitlines()
     (line,) = [words for words in lines if words.startswith("scalepet: rank 0 on")]
+    assert line.endswith("; rank 1 did not answer: ended or hanging")
     print(f"ended {ended.end_seconds:.1f} s after the rank had stopped: {line}")
     assert struck("none@", config).codes == [0, 0]
     check_same(whole.folder, tmp_path / "run")

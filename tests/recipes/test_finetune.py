@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,19 +84,31 @@ def test_t5_writes_texts_over_two_sharded_ranks(start, write_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ranks_before", "stage_before", "ranks_after"),
+    ("ranks_before", "stage_before", "ranks_after", "stage_after"),
     [
-        (1, "zero3", 1),
-        (2, "zero3", 2),
-        (1, "zero0", 2),
-        pytest.param(2, "zero3", 1, marks=pytest.mark.slow),
-        pytest.param(2, "zero2", 1, marks=pytest.mark.slow),
+        (1, "zero3", 1, "zero3"),
+        (2, "zero3", 2, "zero3"),
+        (1, "zero0", 2, "zero3"),
+        (1, "zero3_offload_cpu", 1, "zero3"),
+        (1, "zero3", 2, "zero3_offload_cpu"),
+        pytest.param(2, "zero3", 1, "zero3", marks=pytest.mark.slow),
+        pytest.param(2, "zero2", 1, "zero3", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
-    start, launch_two, ranks_before, stage_before, ranks_after, write_run, trained, tmp_path
+    start,
+    launch_two,
+    ranks_before,
+    stage_before,
+    ranks_after,
+    stage_after,
+    write_run,
+    trained,
+    tmp_path,
 ):
-    """Killed without warning after its second save, and resumed, also on other ranks or stages."""
+    """Killed without warning after its second save, and resumed, also on other ranks or stages, or
+    with weights and optimizer elsewhere.
+    """
     folder, whole = tmp_path / "broken", trained["bert", ranks_after]
     config = write_run(folder, deepspeed=stage_before)
     killed = [sys.executable, str(KILLED)] if ranks_before == 1 else launch_two(str(KILLED))
@@ -106,8 +119,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     )
     assert done.returncode not in (0, 2)
     assert not (folder / "result.json").exists()
-    run([*start(ranks_after), "train", config, "--resume", "deepspeed=zero3"])
-    if ranks_before == ranks_after and stage_before == "zero3":
+    run([*start(ranks_after), "train", config, "--resume", f"deepspeed={stage_after}"])
+    if (ranks_before, stage_before) == (ranks_after, stage_after):
         assert read_losses(folder) == read_losses(whole)
     assert read_losses(folder) == pytest.approx(read_losses(whole), abs=1e-6)
     assert read_result(folder)["metrics"] == pytest.approx(read_result(whole)["metrics"], abs=1e-6)
@@ -138,6 +151,15 @@ def test_an_adapter_on_another_backbone_is_refused(start, num_ranks, trained, ti
     assert shown.count("was trained as") == 1
     assert "was trained on weights" in shown
     assert "Traceback" not in shown
+
+
+def test_a_step_has_no_more_rows_than_there_are(write_run, tmp_path):
+    """As many forwards as rows need, not as many as the config's number would; and it is said."""
+    train = {"steps": 2, "batch_size": 1_000_000_000, "evaluate_every": 2}
+    said = " ".join(run([*SCALEPET, "train", write_run(tmp_path / "run", train=train)]).split())
+    found = re.search(r"data +(\d+) rows to train on", said)
+    assert found is not None, said
+    assert f"2 of {found[1]} rows, which are all there are (train.batch_size: 1,000," in said
 
 
 def test_early_stopping_keeps_the_best(write_run, tmp_path):
