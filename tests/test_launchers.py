@@ -60,7 +60,7 @@ def test_a_preset_is_a_valid_study(preset):
     assert len(study.position_seeds) == 3 and apet.budgets
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "stream.sh"])
+@pytest.mark.parametrize("script", ["quickstart.sh", "stream.sh", "study.sh"])
 def test_an_unknown_choice_is_refused(script):
     command = ["bash", str(LAUNCHERS / script), "--t6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)

@@ -125,6 +125,8 @@ def _draw_thresholds(axes: Axes, curve: Curve) -> None:
     axes.set_xlim(sizes[0] / 2, sizes[-1] * 2)
     bottom, top = axes.get_ylim()
     bottom -= 0.24 * (top - bottom)
+    # The room for the marks may lie below what a score can be.
+    axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= top])
     axes.set_ylim(bottom, top)
     for place, (name, threshold) in enumerate((("low", curve.low), ("high", curve.high))):
         height = bottom + (0.035 + 0.09 * place) * (top - bottom)

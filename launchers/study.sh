@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# The scaling study on real weights and real data: how few parameters, placed how arbitrarily, are
+# enough? Stopped at any time, the same command goes on.
+#
+#   bash launchers/study.sh bert                    a BERT, three tasks
+#   bash launchers/study.sh t5                      a T5, five tasks of five types
+#   bash launchers/study.sh places                  one budget, placed in nine ways
+#   bash launchers/study.sh bert --processes 8      so many runs at a time; one a core where not given
+#   bash launchers/study.sh bert --plan             how many runs, hours and bytes; nothing runs
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+case "${1:-}" in
+  bert | places) assets=(minilm newsgroups sentiment wordnet-supersense) ;;
+  t5) assets=(title-t5 sentiment wordnet-kind wordnet-match typos wiki-describe) ;;
+  *) echo "usage: bash launchers/study.sh bert|t5|places [OPTION of scalepet sweep]..." >&2; exit 2 ;;
+esac
+study="$1"
+shift
+(($#)) || set -- --processes "$(nproc)"
+
+bash launchers/environment.sh assets
+PATH="$(cd "${SCALEPET_VENV:-.venv}" && pwd)/bin:$PATH"
+export PATH TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+
+scalepet assets "${assets[@]}"
+scalepet sweep "launchers/study-$study.yaml" "$@"
+[[ " $* " == *" --plan "* ]] || scalepet report "studies/$study"
