@@ -109,7 +109,16 @@ def _made_by(run: StudyRun) -> str:
         return "unknown"
     program = Path(words[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
-    return shlex.join([name, *words[1:]])
+    return shlex.join([name, *_without_share(words[1:])])
+
+
+def _without_share(words: Sequence[str]) -> list[str]:
+    """The command of a whole sweep, whichever of its cells this process had."""
+    kept = [word for word in words if word != "--worker"]
+    while "--only" in kept:
+        place = kept.index("--only")
+        del kept[place : place + 2]
+    return kept
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -177,10 +177,11 @@ def test_a_report_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         (["/x/bin/scalepet", "sweep", "s.yaml"], "scalepet sweep s.yaml"),
         (["/x/scalepet/__main__.py", "sweep", "a b.yaml"], "scalepet sweep 'a b.yaml'"),
         ("/x/bin/scalepet train run.yaml", "scalepet train run.yaml"),
+        ("scalepet sweep s.yaml --worker --only a/b/c --only a/b/d", "scalepet sweep s.yaml"),
         ([], "unknown"),
     ],
 )
-def test_a_command_is_shown_without_the_folders_of_its_machine(
+def test_a_command_is_shown_without_its_machine_and_its_share_of_cells(
     command: str | list[str], shown: str, whole: StudyReport
 ) -> None:
     run = whole.found.cells[0].runs[0]
