@@ -5,7 +5,7 @@
 #   bash launchers/study.sh bert                    a BERT, three tasks
 #   bash launchers/study.sh t5                      a T5, five tasks of five types
 #   bash launchers/study.sh places                  one budget, placed in nine ways
-#   bash launchers/study.sh bert --processes 8      so many runs at a time; one a core where not given
+#   bash launchers/study.sh bert --processes 8      so many runs at a time; without options one a core
 #   bash launchers/study.sh bert --plan             how many runs, hours and bytes; nothing runs
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
-from scalepet.errors import LaunchError, ScalepetError
+from scalepet.errors import LaunchError, ScalepetError, some_ranks
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ def _merged(faults_by_rank: Sequence[tuple[str, ...]]) -> list[str]:
 def _named(ranks: list[int], num_ranks: int) -> str:
     if len(ranks) == num_ranks:
         return ""
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}: "
+    return f"{some_ranks(ranks)}: "
 
 
 def _has_group() -> bool:

@@ -43,6 +43,11 @@ class LaunchError(ScalepetError):
     """The processes of a run cannot start or find each other."""
 
 
+def some_ranks(ranks: Sequence[int]) -> str:
+    """As a message names them: "rank 1", "ranks 0, 2"."""
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
 class Faults(list[str]):
     """Goes on after a fault, so that the user sees all of them at once::
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import typer
 
+from scalepet.errors import some_ranks
 from scalepet.signals import EXIT_STOPPED
 
 EXIT_FAILED = 1
@@ -82,14 +83,10 @@ def _whose_fault(error: Exception) -> str:
     silent = [rank for rank in processes.silent_ranks(error) if rank not in ended]
     words = ""
     if ended:
-        words += f"; before that, {_some_ranks(ended)} of this machine ended"
+        words += f"; before that, {some_ranks(ended)} of this machine ended"
     if silent:
-        words += f"; {_some_ranks(silent)} did not answer: ended or hanging"
+        words += f"; {some_ranks(silent)} did not answer: ended or hanging"
     return words
-
-
-def _some_ranks(ranks: Sequence[int]) -> str:
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def end(code: int) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.distributed import HashStore, Store, TCPStore
 
-from scalepet.errors import LaunchError
+from scalepet.errors import LaunchError, some_ranks
 
 SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -101,11 +101,10 @@ class Meeting:
 
     def _who_lacks(self, keys: list[str], name: str) -> str:
         try:
-            lacking = [str(rank) for rank, key in enumerate(keys) if not self.store.check([key])]
+            lacking = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
         except RuntimeError:
             return f"rank {self.rank} on {self.host} has lost rank 0 before it knew all {name}"
-        some = f"rank{'s' if len(lacking) > 1 else ''} {', '.join(lacking)}"
         return (
-            f"{some} of {self.world_size} did not come within {self._timeout_seconds:g} s"
-            f" ({name}); what the launcher printed before may say why"
+            f"{some_ranks(lacking)} of {self.world_size} did not come within"
+            f" {self._timeout_seconds:g} s ({name}); what the launcher printed before may say why"
         )
