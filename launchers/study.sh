@@ -17,7 +17,8 @@ case "${1:-}" in
 esac
 study="$1"
 shift
-(($#)) || set -- --processes "$(nproc)"
+# nproc by itself answers OMP_NUM_THREADS, which is 1 on many clusters.
+(($#)) || set -- --processes "$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)"
 
 bash launchers/environment.sh assets
 PATH="$(cd "${SCALEPET_VENV:-.venv}" && pwd)/bin:$PATH"
@@ -25,4 +26,8 @@ export PATH TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 scalepet assets "${assets[@]}"
 scalepet sweep "launchers/study-$study.yaml" "$@"
-[[ " $* " == *" --plan "* ]] || scalepet report "studies/$study"
+case " $* " in
+  *" --plan "*) ;;
+  *" --slurm "*) echo "once all jobs have ended: scalepet report studies/$study" ;;
+  *) scalepet report "studies/$study" ;;
+esac

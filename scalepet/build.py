@@ -269,6 +269,7 @@ def load_backbone(plan: Plan, ds_config: dict[str, Any] | None = None) -> Loaded
             plan.backbone,
             plan.model_config,
             dtype=DTYPES[plan.config.precision],
+            device=engine.pick_device(),
             fill=engine.shard_filler(ds_config or {}),
         )
 

@@ -112,7 +112,12 @@ def sketch_model(config: Any) -> nn.Module:
 
 
 def load_model(
-    backbone: Backbone, config: Any, *, dtype: torch.dtype, fill: Fill | None = None
+    backbone: Backbone,
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    fill: Fill | None = None,
 ) -> Loaded:
     """Build and fill the model; every parameter is frozen.
 
@@ -121,6 +126,7 @@ def load_model(
 
     Args:
         config: of ``read_model_config``.
+        device: where a random start is drawn: a CPU needs minutes for ten billion numbers.
         fill: keeps the parts that this process needs of a sharded model; without it, or where the
             files cannot be read in parts, transformers reads all of them.
 
@@ -133,7 +139,10 @@ def load_model(
     # without shards.
     torch.manual_seed(backbone.seed)
     with in_plain_words(backbone):
-        model, lacking, how = _build(backbone, config, dtype, fill)
+        if backbone.random_start:
+            model, lacking, how = _draw(config, dtype, device)
+        else:
+            model, lacking, how = _read(backbone, config, dtype, fill)
     _check_lacking(backbone, lacking, may_lack=family.may_lack)
     model.requires_grad_(False)
     if backbone.checkpoint_activations:
@@ -146,14 +155,19 @@ def load_model(
     return Loaded(model, tuple(head), how)
 
 
-def _build(
-    backbone: Backbone, config: Any, dtype: torch.dtype, fill: Fill | None
-) -> tuple[Any, Collection[str], str]:
-    """The model, the names of the tensors that its checkpoint lacks, and how it was read."""
-    model_class = family_of(config).model_class(config)
-    if backbone.random_start:
+Built = tuple[Any, Collection[str], str]
+"""A model, the names of the tensors that its checkpoint lacks, and how it was read."""
+
+
+def _draw(config: Any, dtype: torch.dtype, device: torch.device | str) -> Built:
+    with torch.device(device):
         # What AutoModel.from_config calls; the class alone would not build into shards.
-        return model_class._from_config(config, dtype=dtype), (), "drawn at random"
+        model = family_of(config).model_class(config)._from_config(config, dtype=dtype)
+    return model, (), "drawn at random"
+
+
+def _read(backbone: Backbone, config: Any, dtype: torch.dtype, fill: Fill | None) -> Built:
+    model_class = family_of(config).model_class(config)
     how = "read whole"
     if fill is not None:
         filled = fill_model(backbone, config, dtype=dtype, fill=fill)

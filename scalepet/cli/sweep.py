@@ -31,7 +31,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             metavar="CELL",
-            help="Only this cell, as in minilm/sst2/apet-100; may be given often.",
+            help="Only this cell, as in minilm/sst2/apet-100, or 'minilm/*'; may be given often.",
             show_default=False,
         ),
     ] = None,
@@ -96,6 +96,7 @@ def sweep(
     \b
     scalepet sweep study.yaml --plan
     scalepet sweep study.yaml --processes 4
+    scalepet sweep study.yaml --only '*/*/apet-*'
     scalepet sweep study.yaml --slurm --at-most 8
 
     Exit code 1: some runs failed; 2: a mistake to mend; 75: stopped as asked,

@@ -35,6 +35,9 @@ class StudyMethod(Section):
     matches: tuple[Text, ...] = Field(
         (), description="methods of the study: a cell each, with exactly as many entries"
     )
+    backbones: tuple[Text, ...] | None = Field(
+        None, description="of the study, where the method is tried; null: on all of them"
+    )
     position_seeds: tuple[Seed, ...] | None = Field(
         None, description="for this method; null: those of the study"
     )
@@ -137,12 +140,19 @@ class StudyConfig(Section):
         for backbone in self.backbones:
             for task in self.tasks:
                 for name, method in self.methods.items():
+                    if backbone not in self.backbones_of(name):
+                        continue
                     for budget in method.budgets:
                         yield GridCell(backbone, task, name, budget=budget)
                     for other in method.matches:
                         yield GridCell(backbone, task, name, matches=other)
                     if not method.budgets and not method.matches:
                         yield GridCell(backbone, task, name)
+
+    def backbones_of(self, method: str) -> list[str]:
+        """Those that a method is tried on."""
+        own = self.methods[method].backbones
+        return [name for name in self.backbones if own is None or name in own]
 
     def seeds(self, method: str) -> list[tuple[int, int]]:
         """(position seed, data seed) of all runs of a method at one rate; tries have the first."""

@@ -98,6 +98,9 @@ def _grid_faults(study: StudyConfig) -> Iterator[str]:
             )
         else:
             yield from _repeated(field, values)
+    for name in study.backbones:
+        if study.methods and not any(name in study.backbones_of(own) for own in study.methods):
+            yield f"backbones.{name}: no method is tried on it; allowed: one at least"
 
 
 def _repeated(where: str, values: Sequence[Any]) -> Iterator[str]:
@@ -121,11 +124,17 @@ def _base_faults(study: StudyConfig) -> Iterator[str]:
 def _method_faults(study: StudyConfig) -> Iterator[str]:
     for name, own in study.methods.items():
         where = f"methods.{name}"
-        for field in ("budgets", "matches", "position_seeds", "data_seeds"):
+        for field in ("budgets", "matches", "backbones", "position_seeds", "data_seeds"):
             values = getattr(own, field)
             yield from _repeated(f"{where}.{field}", values or ())
-            if values == () and field.endswith("seeds"):
+            if values == () and field not in ("budgets", "matches"):
                 yield f"{where}.{field}: []; allowed: at least one, or null"
+        for backbone in own.backbones or ():
+            if backbone not in study.backbones:
+                yield (
+                    f"{where}.backbones: {backbone!r}; allowed: of the study:"
+                    f" {', '.join(study.backbones)}"
+                )
         if own.name not in METHODS:
             continue  # which the check of its runs says
         if "seed" in own.method:
@@ -169,6 +178,11 @@ def _match_faults(study: StudyConfig, name: str) -> Iterator[str]:
             yield f"{where}: {other!r}; allowed: another method of the study: {others}"
         elif study.methods[other].budgets or study.methods[other].matches:
             yield f"{where}: {other!r}, which has several counts; allowed: a method with one"
+        elif lacking := {*study.backbones_of(name)} - {*study.backbones_of(other)}:
+            yield (
+                f"{where}: {other!r}, which is not tried on {', '.join(sorted(lacking))}; allowed:"
+                f" a method that is, or fewer methods.{name}.backbones"
+            )
 
 
 def _task_faults(study: StudyConfig) -> Iterator[str]:
@@ -195,10 +209,10 @@ def _twice_faults(study: StudyConfig) -> Iterator[str]:
     yield from _equal_sections("backbones", study.backbones)
     yield from _equal_sections("tasks", study.tasks)
     folders: dict[str, GridCell] = {}
-    sections: dict[str, GridCell] = {}
-    backbone, task = next(iter(study.backbones)), next(iter(study.tasks))
+    sections: dict[tuple[str, str], GridCell] = {}
+    task = next(iter(study.tasks))
     for cell in study.cells():
-        if (cell.backbone, cell.task) != (backbone, task):
+        if cell.task != task:
             continue
         other = folders.setdefault(cell.name, cell)
         if other != cell:
@@ -206,7 +220,7 @@ def _twice_faults(study: StudyConfig) -> Iterator[str]:
                 f"methods: {other.method} and {cell.method} both have runs in"
                 f" {cell.folder_of_method}; allowed: a folder for each"
             )
-        other = sections.setdefault(_identity(study, cell), cell)
+        other = sections.setdefault((cell.backbone, _identity(study, cell)), cell)
         if other != cell:
             yield (
                 f"methods.{cell.method}: {cell.folder_of_method} is the same method as"

@@ -6,10 +6,10 @@ numpy only; torch and datasets follow where they are used.
 
 from scalepet.data.batch import FILLER, Batch, Epoch
 from scalepet.data.benchmarks import STREAMS, Benchmark
-from scalepet.data.encode import Tokenizer, encode
+from scalepet.data.encode import Tokenizer, encode, encode_label_words
 from scalepet.data.encoded import Encoded
 from scalepet.data.examples import Examples
-from scalepet.data.forms import IGNORED, Form
+from scalepet.data.forms import IGNORED, WORD_FORMS, Form
 from scalepet.data.joined import joined
 from scalepet.data.labels import discover_labels
 from scalepet.data.loader import EvalLoader, Step, TrainLoader
@@ -31,6 +31,7 @@ __all__ = [
     "NUM_CHANNELS",
     "STREAMS",
     "TASKS",
+    "WORD_FORMS",
     "AccuracyMatrix",
     "Batch",
     "Benchmark",
@@ -60,6 +61,7 @@ __all__ = [
     "check_columns",
     "discover_labels",
     "encode",
+    "encode_label_words",
     "joined",
     "load_split",
     "load_splits",

@@ -9,7 +9,7 @@ import numpy as np
 
 from scalepet.data.encoded import Encoded
 from scalepet.data.examples import Examples
-from scalepet.data.forms import CLASS_FORMS, FORM_KINDS, IGNORED, Form, Ids
+from scalepet.data.forms import CLASS_FORMS, FORM_KINDS, IGNORED, WORD_FORMS, Form, Ids
 from scalepet.data.labels import read_classes
 from scalepet.data.metrics import Reference
 from scalepet.data.pictures import encode_pictures
@@ -75,8 +75,8 @@ def _encode_texts(
         references = _read_answers(task, rows, bad)
     bad.refuse(num_rows=len(rows))
     input_ids, num_cut = _tokenize(tokenizer, sources, max_length=task.max_source_length)
-    has_words = form in ("label_words", "choice")
-    label_ids = _encode_label_words(task, tokenizer) if has_words else None
+    has_words = form in WORD_FORMS
+    label_ids = encode_label_words(task, tokenizer) if has_words else None
     num_cut_targets = 0
     if not labelled:
         targets = [np.array([IGNORED], dtype=np.int32)] * len(sources)
@@ -144,7 +144,12 @@ def _encode_answers(
     return targets, num_cut
 
 
-def _encode_label_words(task: Task, tokenizer: Tokenizer) -> list[Ids]:
+def encode_label_words(task: Task, tokenizer: Tokenizer) -> list[Ids]:
+    """Tokens of each label word, end token included.
+
+    Raises:
+        ConfigError: words that cannot be told apart or are too long, or no end token.
+    """
     label_ids, num_cut = _tokenize(tokenizer, task.labels, max_length=task.max_target_length)
     if num_cut:
         raise ConfigError(

@@ -22,6 +22,9 @@ the kinds of tasks that it serves."""
 CLASS_FORMS: tuple[Form, ...] = ("head", "choice")
 """Whose targets are the numbers of classes; those of the others are tokens."""
 
+WORD_FORMS: tuple[Form, ...] = ("label_words", "choice")
+"""Where each class is a word that the backbone writes or scores."""
+
 IGNORED = -100
 """Label of what has no target: padding, fillers, rows without labels."""
 

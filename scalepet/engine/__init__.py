@@ -23,6 +23,7 @@ from scalepet.engine.parameters import (
 from scalepet.engine.processes import (
     end_process,
     ended_neighbours,
+    forget_peak_memory,
     is_launched,
     join_processes,
     leave_processes,
@@ -65,6 +66,7 @@ __all__ = [
     "each_row",
     "end_process",
     "ended_neighbours",
+    "forget_peak_memory",
     "full_shape",
     "gather_run_state",
     "is_launched",

@@ -160,8 +160,22 @@ def silent_ranks(error: Exception) -> list[int]:
     return missing_ranks()
 
 
+def forget_peak_memory() -> None:
+    """From here on ``peak_memory_bytes`` counts anew, so that a run after another has its own peak.
+
+    Of the host on Linux alone.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # man 5 proc
+
+
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held: of its GPU where it has one, else of the host."""
+    """The most memory that this process has held since ``forget_peak_memory``: of its GPU where it
+    has one, else of the host.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -21,8 +21,8 @@ class Cost:
     Attributes:
         step_seconds: median over the logged steps but the first, mean over seeds; None where it is
             not logged.
-        peak_memory_bytes: of one rank, the least of all seeds: where a process trains one run after
-            another, its peak is that of the largest run so far.
+        peak_memory_bytes: of one rank, the least of all seeds: on a CPU some of the run before may
+            still be there.
     """
 
     cell: CellScores

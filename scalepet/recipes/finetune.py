@@ -88,6 +88,7 @@ def finetune(
     """
     stop = stop or StopRequest()
     check_names(accept, Prepared.acceptable, resume=resume)
+    engine.forget_peak_memory()
     prepared = dist.together(lambda: prepare(config, resume=resume))
     with alone_in(config.output, resume=resume, console=console) as is_ours:
         state, accepted = load_state(

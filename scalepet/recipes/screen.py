@@ -19,6 +19,7 @@ from scalepet.tracking import track_steps
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from scalepet.build import Plan
     from scalepet.data import Results, TrainLoader
     from scalepet.recipes.prepare import Prepared
     from scalepet.recipes.prepare_stream import PreparedStream
@@ -50,14 +51,8 @@ def introduce(
     """
     plan, config = prepared.plan, prepared.plan.config
     table = _plain_table()
-    share = counts["masked"] / counts["backbone"]
     stage = engine.zero_stage(prepared.ds_config)
-    table.add_row("backbone", f"{config.backbone.path}  {counts['backbone']:,} parameters, frozen")
-    table.add_row("weights", how)
-    table.add_row(
-        "method",
-        f"{config.method.names}  {counts['masked']:,} trained ({share:.3%} of the backbone)",
-    )
+    _add_sizes(table, prepared.plan, counts, how=how)
     if counts["head"]:
         table.add_row("head", f"{counts['head']:,} trained")
     table.add_row(
@@ -121,6 +116,16 @@ def conclude(
     )
 
 
+def _add_sizes(table: Table, plan: Plan, counts: Mapping[str, int], *, how: str) -> None:
+    frozen, tuned, config = counts["backbone"], counts["masked"], plan.config
+    whole = frozen if plan.method.keeps_backbone else frozen + tuned
+    still = "frozen" if frozen == whole else f"{frozen:,} of them frozen"
+    table.add_row("backbone", f"{config.backbone.path}  {whole:,} parameters, {still}")
+    table.add_row("weights", how)
+    share = f"{tuned / whole:.3%} of the backbone"
+    table.add_row("method", f"{config.method.names}  {tuned:,} trained ({share})")
+
+
 def introduce_stream(
     console: Console,
     prepared: PreparedStream,
@@ -137,13 +142,7 @@ def introduce_stream(
     config, lessons = prepared.config, prepared.lessons
     lae, classes = config.lae, prepared.num_seen(len(lessons) - 1)
     table = _plain_table()
-    share = counts["masked"] / counts["backbone"]
-    table.add_row("backbone", f"{config.backbone.path}  {counts['backbone']:,} parameters, frozen")
-    table.add_row("weights", how)
-    table.add_row(
-        "method",
-        f"{config.method.names}  {counts['masked']:,} trained ({share:.3%} of the backbone)",
-    )
+    _add_sizes(table, prepared.plan, counts, how=how)
     stage = engine.zero_stage(prepared.ds_config)
     table.add_row("devices", f"{dist.world_size()}, ZeRO stage {stage}, {config.precision}")
     rows = sum(lesson.train.num_rows for lesson in lessons)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scalepet import backbones, build
+from scalepet import backbones, build, data
 from scalepet.backbones import Family, Site
 from scalepet.config import MethodConfig, RunConfig, check_config
 from scalepet.config.study import GridCell, StudyConfig
@@ -21,7 +22,7 @@ def plan_study(study: StudyConfig, *, only: Sequence[str] = ()) -> list[CellPlan
     """Every cell, or those that are named, each known to be possible.
 
     Args:
-        only: names of cells.
+        only: names of cells, or patterns of names such as ``minilm/*``.
 
     Raises:
         ConfigError: every fault of all of them: files and columns of a task, what a backbone cannot
@@ -29,10 +30,12 @@ def plan_study(study: StudyConfig, *, only: Sequence[str] = ()) -> list[CellPlan
     """
     cells = {cell.name: cell for cell in study.cells()}
     look = _Look(study)
-    for name in dict.fromkeys(only):
-        if name not in cells:
-            look.faults.append(f"--only: {name!r}; allowed: {_some(cells)}")
-    plans = [look.plan(cell) for name, cell in cells.items() if name in only or not only]
+    named = {pattern: fnmatch.filter(cells, pattern) for pattern in only}
+    for pattern, found in named.items():
+        if not found:
+            look.faults.append(f"--only: {pattern!r}; allowed: {_some(cells)}")
+    wanted = {name for found in named.values() for name in found} if only else {*cells}
+    plans = [look.plan(cell) for name, cell in cells.items() if name in wanted]
     look.faults.raise_any()
     return [plan for plan in plans if plan is not None]
 
@@ -121,6 +124,8 @@ class _Look:
         backbone = f"backbones.{cell.backbone}"
         with self._noted({"backbone": backbone}, else_at=f"{backbone} with tasks.{cell.task}"):
             plan = build.plan_run(whole, config.task)
+            if plan.form in data.WORD_FORMS:
+                data.encode_label_words(config.task, plan.tokenizer)
             if cell.backbone not in self._models:
                 sites = backbones.sketch_sites(plan.model_config)
                 self._models[cell.backbone] = _Model(plan.family, sites)

@@ -64,6 +64,20 @@ def test_cells_come_in_the_order_of_the_file(study: dict[str, Any]) -> None:
     ]
 
 
+def test_a_method_can_be_tried_on_some_backbones_alone(study: dict[str, Any]) -> None:
+    study["methods"]["wide"] = {
+        "method": {"name": "full"},
+        "learning_rate": 1e-4,
+        "backbones": ["small"],
+    }
+    names = [cell.name for cell in check_study(study).cells()]
+    assert [name for name in names if "wide" in name] == ["small/sst2/wide", "small/mood/wide"]
+    study["methods"]["lora"]["backbones"] = ["small"]
+    study["methods"]["apet"]["matches"] = []
+    study["methods"]["again"] = {**study["methods"]["lora"], "backbones": ["base"]}
+    check_study(study)  # the same method under two names, on no backbone twice
+
+
 def test_only_methods_that_choose_positions_have_several_of_their_seeds(
     study: dict[str, Any],
 ) -> None:
@@ -193,6 +207,22 @@ Change = Callable[[dict[str, Any]], None]
                 "methods.apet.matches: 'apet'; allowed: another method of the study: lora",
                 "methods.apet.matches: 'none'; allowed: another method of the study: lora",
             ],
+        ),
+        (
+            lambda s: s["methods"]["lora"].update(backbones=["base", "basis", "base"]),
+            [
+                "methods.lora.backbones: ['base', 'basis', 'base']; allowed: 'base' once",
+                "methods.lora.backbones: 'basis'; allowed: of the study: small, base",
+                "methods.apet.matches: 'lora', which is not tried on small; allowed: a method that",
+            ],
+        ),
+        (
+            lambda s: s["methods"]["apet"].update(backbones=[]),
+            ["methods.apet.backbones: []; allowed: at least one, or null"],
+        ),
+        (
+            lambda s: [own.update(backbones=["base"]) for own in s["methods"].values()],
+            ["backbones.small: no method is tried on it; allowed: one at least"],
         ),
         (
             lambda s: s["methods"].update(

@@ -25,6 +25,7 @@ from scalepet import dist
 from scalepet.engine import (
     end_process,
     ended_neighbours,
+    forget_peak_memory,
     is_launched,
     join_processes,
     leave_processes,
@@ -167,6 +168,17 @@ def test_peak_memory_is_that_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> N
     expected = int(status["VmHWM"].split()[0]) * 1024
     assert peak_memory_bytes() == pytest.approx(expected, rel=0.02)
     assert peak_memory_bytes() > block.nbytes
+
+
+def test_a_peak_can_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    block = torch.ones(2**25)  # 128 MB, which the allocator gives back to the system
+    with_block = peak_memory_bytes()
+    num_bytes = block.nbytes
+    del block
+    assert peak_memory_bytes() == with_block
+    forget_peak_memory()
+    assert peak_memory_bytes() < with_block - num_bytes / 2
 
 
 def test_the_peak_of_a_gpu_is_what_torch_has_held(monkeypatch: pytest.MonkeyPatch) -> None:

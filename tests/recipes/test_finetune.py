@@ -83,6 +83,17 @@ def test_t5_writes_texts_over_two_sharded_ranks(start, write_run, tmp_path):
     assert 0 <= read_metrics(tmp_path / "run")["eval", 8]["eval/exact_match"] <= 1
 
 
+def test_a_run_that_freezes_nothing_says_how_large_the_backbone_is(write_run, tmp_path):
+    folder, train = tmp_path / "run", {"steps": 2, "evaluate_every": 2}
+    method = {"name": "full"}
+    shown = run([*SCALEPET, "train", write_run(folder, "t5", method=method, train=train)])
+    shown = " ".join(shown.split())  # however wide the terminal is
+    counts = json.loads((folder / "run.json").read_text())["counts"]
+    assert counts["backbone"] == 0, "what is frozen"
+    assert f" {counts['masked']:,} parameters, 0 of them frozen" in shown
+    assert f"{counts['masked']:,} trained (100.000% of the backbone)" in shown
+
+
 @pytest.mark.parametrize(
     ("ranks_before", "stage_before", "ranks_after", "stage_after"),
     [

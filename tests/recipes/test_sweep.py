@@ -168,6 +168,12 @@ def test_cells_that_are_not_there_are_refused(study_content, tmp_path) -> None:
     study = check_study(study_content(tmp_path / "study"))
     (cell,) = plan_study(study, only=["tiny/colour/lora"])
     assert cell.name == "tiny/colour/lora"
+    some = plan_study(study, only=["*/apet-*", "tiny/colour/l*a", "tiny/colour/apet-50"])
+    assert [cell.name for cell in some] == [
+        "tiny/colour/apet-50",
+        "tiny/colour/apet-as-lora",
+        "tiny/colour/lora",
+    ]
     with pytest.raises(ConfigError, match="--only: 'lora'; allowed: tiny/colour/apet-50, "):
         plan_study(study, only=["lora"])
 
@@ -293,8 +299,8 @@ def test_a_failed_run_is_named_and_the_others_go_on(plans, trained, error) -> No
 
 def test_a_stop_passes_and_the_next_sweep_goes_on(plans, trained) -> None:
     cells = plans()
-    trained.failing = {f"apet-as-lora/{cells[1].tries[1].folder.name}": Stopped("as asked")}
-    with pytest.raises(Stopped, match="as asked"):
+    trained.failing = {f"apet-as-lora/{cells[1].tries[1].folder.name}": Stopped("after step 1")}
+    with pytest.raises(Stopped, match=r"as asked in .*/apet-as-lora/.*; the same command goes on"):
         run_all(cells)
     assert len(trained.folders) == 5
     assert standing(cells[1].tries[1].folder) == "to do"
