@@ -29,12 +29,16 @@ class StopRequest:
     is only noted, however often it comes: whoever works there looks at ``is_made`` where all ranks
     can stop together.
 
+    Args:
+        goes_on: for people, what goes on from there.
+
     Attributes:
         is_made: on this process; others may not have been asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, goes_on: str = "the same command with --resume") -> None:
         self.is_made = False
+        self._goes_on = goes_on
         self._is_postponed = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -61,5 +65,5 @@ class StopRequest:
         if is_first and not self._is_postponed:
             raise Stopped(
                 f"stopped by {signal.Signals(number).name}, with nothing to save;"
-                " the same command with --resume goes on"
+                f" {self._goes_on} goes on"
             )

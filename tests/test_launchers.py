@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from scalepet.bench import SHAPES
 from scalepet.config import read_config, read_stream_config
 from scalepet.config.study_check import read_study_config
 from scalepet.engine import read_ds_file
@@ -37,7 +38,8 @@ STUDIES = sorted(LAUNCHERS.glob("study-*.yaml"))
 def test_the_presets_are_all_here():
     assert [path.name for path in RUNS] == ["quickstart-bert.yaml", "quickstart-t5.yaml"]
     assert [path.name for path in STREAMS] == ["stream-pictures.yaml", "stream-text.yaml"]
-    assert [path.stem for path in STUDIES] == ["study-bert", "study-places", "study-t5"]
+    names = ["study-bert", "study-cost", "study-places", "study-t5"]
+    assert [path.stem for path in STUDIES] == names
     sweep = LAUNCHERS / "wandb-sweep.yaml"  # tests/launchers/test_grid.py
     assert {*RUNS, *STREAMS, *STUDIES, sweep} == {*LAUNCHERS.glob("*.yaml")}
 
@@ -57,10 +59,21 @@ def test_a_preset_is_a_valid_study(preset):
     study = read_study_config(preset)
     assert all(len(study.seeds(cell.method)) for cell in study.cells())
     apet = next(iter(study.methods.values()))
-    assert len(study.position_seeds) == 3 and apet.budgets
+    assert len(study.position_seeds) == (1 if "cost" in preset.stem else 3) and apet.budgets
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "stream.sh", "study.sh"])
+def test_the_shapes_of_the_cost_study_are_those_of_the_bench():
+    study = read_study_config(LAUNCHERS / "study-cost.yaml")
+    assert [*study.backbones] == [name for name in SHAPES if name != "tiny"]
+    for name, backbone in study.backbones.items():
+        shape = json.loads((LAUNCHERS.parent / backbone["path"]).read_text())
+        assert shape.items() >= {"vocab_size": 32128, "model_type": "t5", **SHAPES[name]}.items()
+        assert backbone["random_start"]
+    shapes = {backbone["path"] for backbone in study.backbones.values()}
+    assert len(shapes) == len([*LAUNCHERS.glob("shapes/*.json")])
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "stream.sh", "study.sh", "gpu.sh"])
 def test_an_unknown_choice_is_refused(script):
     command = ["bash", str(LAUNCHERS / script), "--t6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)

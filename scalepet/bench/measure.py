@@ -34,6 +34,7 @@ class Result:
     Attributes:
         num_trained: numbers that it trains.
         seconds: median of a step.
+        tokens_per_second: of inputs and targets together, at that median.
         ratio: median over rounds of its step to the floor's in the same round.
         peak_bytes: most device memory during a step; None on a CPU.
         kept_bytes: of tensors that are kept for backward, each storage once, parameters not.
@@ -44,6 +45,7 @@ class Result:
     name: str
     num_trained: int
     seconds: float
+    tokens_per_second: float
     ratio: float
     peak_bytes: int | None
     kept_bytes: int
@@ -116,6 +118,7 @@ def _result(
         name=entrant.name,
         num_trained=num_trained,
         seconds=statistics.median(seconds),
+        tokens_per_second=work.num_tokens / statistics.median(seconds),
         ratio=statistics.median(s / f for s, f in zip(seconds, floor, strict=True)),
         peak_bytes=peak,
         kept_bytes=kept_bytes,

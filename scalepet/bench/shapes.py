@@ -41,6 +41,11 @@ class Work:
     batch: Mapping[str, Tensor]
     num_targets: int
 
+    @property
+    def num_tokens(self) -> int:
+        """Of inputs and targets, in one step."""
+        return self.batch["input_ids"].numel() + self.batch["labels"].numel()
+
     def loss(self, model: nn.Module) -> Tensor:
         """Mean cross-entropy over the targets, of ``model`` or what PEFT made of it."""
         family = backbones.family_of(self.config)

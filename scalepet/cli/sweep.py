@@ -110,7 +110,7 @@ def sweep(
             "STUDY is missing; allowed: scalepet sweep STUDY.yaml, or scalepet sweep --fields"
         )
     _check_ways(processes=processes, slurm=slurm, at_most=at_most)
-    with StopRequest() as stop:
+    with StopRequest(goes_on="the same command") as stop:
         from rich.console import Console
 
         from scalepet import dist, engine

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 
 import pytest
 import safetensors.torch
 import torch
 from running import run
+from torch.utils.flop_counter import FlopCounterMode
 
-from scalepet.bench import Rounds, contenders, make_work, measure
+from scalepet.bench import SHAPES, Rounds, contenders, make_work, measure
 from scalepet.bench.contenders import FLOOR
+from scalepet.pet.value_gradients import plan_of
 
 COMMAND = [sys.executable, "-m", "scalepet", "bench", "--shape", "tiny", "--rounds", "2"]
 
@@ -46,7 +49,9 @@ def test_all_that_was_asked_for_ran(results):
         "PEFT SHiRA",
     ]
     assert results[FLOOR].ratio == 1.0
-    assert all(result.seconds > 0 and result.ratio > 0 for result in results.values())
+    for result in results.values():
+        assert result.seconds > 0 and result.ratio > 0
+        assert result.tokens_per_second == pytest.approx(4 * (12 + 6) / result.seconds)
 
 
 def test_counts_are_of_the_same_size(results, work):
@@ -69,6 +74,69 @@ def test_a_seeded_mask_takes_4_bytes_an_entry(results):
     header = len(safetensors.torch.save({})) + 36 * 120  # a name, a type and a place a tensor
     assert 4 * file.num_trained < file.file_bytes < 4 * file.num_trained + header
     assert results["PEFT SHiRA"].file_bytes > 2.5 * file.file_bytes  # its positions besides
+
+
+def sampled_operations(pattern, left, _right, **_options):
+    """Of ``sampled_addmm``, which torch's counter does not know."""
+    return 2 * pattern._nnz() * left.shape[1]
+
+
+sampled_operations._get_raw = True
+SAMPLED = {torch.ops.aten.sparse_sampled_addmm: sampled_operations}
+
+
+@pytest.fixture(scope="module")
+def wide_work():
+    """Layers so wide that some of their value gradients are sparse products."""
+    shape = {"d_model": 512, "d_kv": 64, "d_ff": 512, "num_layers": 2, "num_heads": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "tiny", shape)
+        return make_work(
+            "tiny",
+            rows=2,
+            source_length=9,
+            target_length=5,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        )
+
+
+def test_a_step_costs_the_floor_and_the_value_gradients_and_nothing_else(wide_work):
+    """Multiplications and additions of forward and backward, counted by torch."""
+    floor, *others = contenders(wide_work, densities=["0.1%"], with_peft=False)
+    operations, ways = {}, set()
+    for contender in (floor, *(other for other in others if "APET" in other.name)):
+        with contender.enter(wide_work) as entered:
+            expected = 0
+            for name, module in entered.model.named_modules():
+                positions = getattr(module, "weight_positions", None)
+                if positions is None or not isinstance(module, torch.nn.Linear):
+                    continue
+                is_read_by_source = name.startswith("encoder") or name.endswith(
+                    ("EncDecAttention.k", "EncDecAttention.v")
+                )
+                tokens = 2 * (9 if is_read_by_source else 5)
+                shape = tuple(module.weight.shape)
+                plan = plan_of(positions, shape, torch.float32)
+                touched = [
+                    size if part is None else len(part)
+                    for size, part in zip(shape, (plan.rows, plan.columns), strict=True)
+                ]
+                ways.add(plan.is_tiled)
+                products = math.prod(touched) if plan.is_tiled else len(positions)
+                expected += 2 * tokens * products
+            with FlopCounterMode(display=False, custom_mapping=SAMPLED) as counter:
+                wide_work.loss(entered.model).backward()
+        operations[contender.name] = counter.get_total_flops(), expected
+    assert ways == {True, False}
+    (least, nothing) = operations.pop(floor.name)
+    assert nothing == 0
+    assert len(operations) == 3
+    # The floor's backward goes on to both embedded inputs, below the first q, k and v.
+    spared = 2 * (18 + 10) * 3 * 512 * 512
+    for name, (counted, needed) in operations.items():
+        assert needed > 0, name
+        assert counted == least + needed - spared, name
 
 
 def test_the_model_is_as_it_was(results, work):
