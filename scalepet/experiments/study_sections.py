@@ -304,8 +304,8 @@ def _convergence(found: Findings, origin: str) -> Section:
 def _costs(found: Findings, origin: str) -> Section:
     sentences = [
         "Seconds of one optimizer step (median over a run, mean over seeds) and peak memory of one"
-        " rank. On a CPU the peak is the resident memory of the process, with its libraries and what"
-        " a run before it has left there: an upper bound."
+        " rank. On a CPU the peak is the resident memory of the process, with its libraries and"
+        " what a run before it has left there: an upper bound."
     ]
     measured = [cost for cost in found.costs if (cost.step_seconds, cost.peak_memory_bytes)]
     sizes = {cost.cell.backbone_size for cost in measured}

@@ -134,8 +134,8 @@ class Sweep:
                 engine.on_main(lambda: run.cell.write(run.folder))
                 finetune(run.config, resume=True, console=silent, stop=self.stop)
             return ()
-        except Stopped as stopped:  # whose words are those of a run, which takes --resume
-            raise Stopped(f"stopped as asked in {run.folder}; the same command goes on") from stopped
+        except Stopped as error:  # in the words of a run, which takes --resume
+            raise Stopped(f"stopped as asked in {run.folder}; the same command goes on") from error
         except ScalepetError as error:
             return error.faults
         except Exception as error:
