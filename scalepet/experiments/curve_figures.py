@@ -35,6 +35,10 @@ from scalepet.experiments.thresholds import Threshold
 BLUE = COLOURS[0]
 TUNED = "tuned parameters"
 
+_NAME_SHIFT = 11.0
+"""Points between a diamond and its name."""
+_POINTS_A_LETTER = 5.5
+
 
 def draw_curves_of(figure: Figure, curves: Sequence[Curve], *, origin: str) -> None:
     """One panel a task: scores of one backbone against the number of tuned parameters."""
@@ -85,15 +89,20 @@ def _with_size(curve: Curve) -> list[CellScores]:
 
 
 def _name_others(axes: Axes, curve: Curve) -> None:
-    """Names below and to the right, where a rising curve leaves room, each below the last one;
-    when the panel has its final height.
+    """Names below and to the right, where a rising curve leaves room, each below those that it
+    would hide; when the panel has its final height.
     """
-    lowest = math.inf
+    named: list[tuple[float, float, float]] = []
     for cell in _with_size(curve):
         place = (cell.tuned, cell.mean)
-        height = axes.transData.transform(place)[1] * 72 / axes.figure.dpi
-        lowest = min(height - LABEL_POINTS, lowest - LABEL_POINTS)
-        shift = (11.0, lowest - height)
+        x, y = axes.transData.transform(place) * 72 / axes.figure.dpi
+        left, right = x, x + _NAME_SHIFT + _POINTS_A_LETTER * len(cell.key.method)
+        height = y - LABEL_POINTS
+        for other_left, other_right, other in sorted(named, key=lambda name: -name[2]):
+            if left < other_right and other_left < right and abs(height - other) < LABEL_POINTS:
+                height = other - LABEL_POINTS
+        named.append((left, right, height))
+        shift = (_NAME_SHIFT, height - y)
         colour = colour_of(cell.kind)
         beside(axes, cell.key.method, place, colour=colour, shift=shift, has_line=True)
 

@@ -1,4 +1,4 @@
-"""Every method on every kind of backbone, from the config to the report, through the command line."""
+"""Every method on every kind of backbone, from config to report, through the command line."""
 
 from __future__ import annotations
 
