@@ -75,6 +75,13 @@ def test_a_random_start_is_decided_by_its_seed(folders: Path, name: str) -> None
     assert ("lm_head.weight" in first) == (name == "t5_own_head")
 
 
+def test_a_random_start_is_drawn_on_the_device_that_is_asked_for(folders: Path) -> None:
+    backbone = Backbone(str(folders / "t5" / "config.json"), random_start=True)
+    config = read_model_config(backbone)
+    loaded = load_model(backbone, config, dtype=torch.float32, device="meta")
+    assert all(parameter.is_meta for parameter in loaded.model.parameters())
+
+
 def test_a_random_start_of_a_folder_leaves_its_weights_alone(load: Any, folders: Path) -> None:
     random = weights_of(load_path(folders / "t5", random_start=True))
     assert not torch.equal(random["shared.weight"], weights_of(load("t5")[0])["shared.weight"])
