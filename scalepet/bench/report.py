@@ -43,13 +43,12 @@ def table(results: Sequence[Result]) -> Table:
     """One row a contender; W-shaped are kept tensors of the shape of a weight."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("")
-    for title in ("trained", "step", "tokens/s", "of floor", "peak", "kept", "W-shaped", "file"):
+    for title in ("trained", "tokens/s", "of floor", "peak", "kept", "W-shaped", "file"):
         shown.add_column(title, justify="right")
     for result in results:
         shown.add_row(
             result.name,
             f"{result.num_trained:,}",
-            f"{result.seconds * 1000:,.1f} ms",
             f"{result.tokens_per_second:,.0f}",
             f"{result.ratio:.3f}",
             "-" if result.peak_bytes is None else f"{result.peak_bytes / 2**30:,.2f} GiB",
