@@ -19,16 +19,13 @@ from scalepet.pet.value_gradients import plan_of
 COMMAND = [sys.executable, "-m", "scalepet", "bench", "--shape", "tiny", "--rounds", "2"]
 
 
+def tiny_work(**sizes):
+    return make_work("tiny", dtype=torch.float32, device=torch.device("cpu"), **sizes)
+
+
 @pytest.fixture(scope="module")
 def work():
-    return make_work(
-        "tiny",
-        rows=4,
-        source_length=12,
-        target_length=6,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
+    return tiny_work(rows=4, source_length=12, target_length=6)
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +88,7 @@ def wide_work():
     shape = {"d_model": 512, "d_kv": 64, "d_ff": 512, "num_layers": 2, "num_heads": 8}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SHAPES, "tiny", shape)
-        return make_work(
-            "tiny",
-            rows=2,
-            source_length=9,
-            target_length=5,
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-        )
+        return tiny_work(rows=2, source_length=9, target_length=5)
 
 
 def test_a_step_costs_the_floor_and_the_value_gradients_and_nothing_else(wide_work):
@@ -140,14 +130,7 @@ def test_a_step_costs_the_floor_and_the_value_gradients_and_nothing_else(wide_wo
 
 
 def test_the_model_is_as_it_was(results, work):
-    again = make_work(
-        "tiny",
-        rows=4,
-        source_length=12,
-        target_length=6,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
+    again = tiny_work(rows=4, source_length=12, target_length=6)
     theirs = dict(again.model.named_parameters())
     ours = dict(work.model.named_parameters())
     assert ours.keys() == theirs.keys()

@@ -36,6 +36,13 @@ def methods() -> dict[str, dict[str, Any]]:
     return found
 
 
+def run_study(study: dict[str, Any]) -> None:
+    path = Path(study["output"]).with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(study))
+    assert "failed:" not in run([*SCALEPET, "sweep", path])
+    run([*SCALEPET, "report", study["output"]])
+
+
 def check_all_ran(folder: Path, names: set[str]) -> None:
     records = [json.loads(path.read_text()) for path in folder.glob("runs/*/*/*/*/run.json")]
     seals = [*folder.glob("runs/*/*/*/*/seal.json")]
@@ -51,15 +58,12 @@ def test_on_a_bert_and_on_t5s(study_content, backbones_with_tokenizers, methods,
         "method": {"name": "apet", "budget": 100, "also": [{"name": "ia3"}]},
         "learning_rate": 0.02,
     }
-    folder, path = tmp_path / "study", tmp_path / "study.yaml"
+    folder = tmp_path / "study"
     study = study_content(
         folder, backbones=backbones, methods=methods, rate_factors=[1.0], position_seeds=[0]
     )
-    path.write_text(yaml.safe_dump(study))
-    shown = run([*SCALEPET, "sweep", path])
-    assert "failed:" not in shown
+    run_study(study)
     assert len([*folder.glob("runs/*/*/*")]) == 3 * len(methods) - 2
-    run([*SCALEPET, "report", folder])
     check_all_ran(folder, {*METHODS, "apet + ia3"})
 
 
@@ -75,7 +79,7 @@ def test_on_a_vit(study_content, tiny_backbones, methods, tmp_path) -> None:
         "target": "label",
         "picture": {"size": 16, "resize": 18},
     }
-    folder, path = tmp_path / "study", tmp_path / "study.yaml"
+    folder = tmp_path / "study"
     study = study_content(
         folder,
         backbones={"vit": {"path": str(tiny_backbones / "vit")}},
@@ -84,7 +88,5 @@ def test_on_a_vit(study_content, tiny_backbones, methods, tmp_path) -> None:
         rate_factors=[1.0],
         position_seeds=[0],
     )
-    path.write_text(yaml.safe_dump(study))
-    run([*SCALEPET, "sweep", path])
-    run([*SCALEPET, "report", folder])
+    run_study(study)
     check_all_ran(folder, {*METHODS})
