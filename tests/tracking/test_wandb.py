@@ -52,8 +52,8 @@ def written(folder: Path) -> list[bytes]:
     """What is in the files of the parts; on a busy machine wandb's own process writes the last one
     a little later than it says.
     """
-    paths = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
-    deadline = time.monotonic() + 3
+    paths = sorted(folder.glob("wandb/*run-*/*.wandb"))
+    deadline = time.monotonic() + 30
     while any(path.stat().st_size < 100 for path in paths[-1:]) and time.monotonic() < deadline:
         time.sleep(0.1)
     return [path.read_bytes() for path in paths]
