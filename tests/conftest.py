@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import run_python
+from running import environments_of, free_port
 
 SMALL_CONFIG: dict[str, Any] = {
     "output": "runs/first",
@@ -108,13 +109,6 @@ def launch_two() -> Callable[..., list[str]]:
     return launch
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
-
-
 RunRanks = Callable[..., list[str]]
 
 
@@ -122,25 +116,15 @@ def start_ranks(
     command: list[str], num_ranks: int, *, environment: dict[str, str] | None = None
 ) -> list[subprocess.Popen[str]]:
     """``command`` once a rank, as a launcher starts it; stdout and stderr of each in one pipe."""
-    port = free_port()
     return [
         subprocess.Popen(
             command,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(num_ranks),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                **(environment or {}),
-            },
+            env={**of_rank, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(num_ranks)
+        for of_rank in environments_of(num_ranks)
     ]
 
 
@@ -163,13 +147,17 @@ def finish_ranks(
 
 @pytest.fixture(scope="session")
 def run_ranks() -> RunRanks:
-    """Run a script with a JSON argument on several ranks; their outputs, all of them successful."""
+    """Run a script with a JSON argument on several ranks; what they wrote to stdout."""
 
     def run(script: Path, argument: Any, *, num_ranks: int, timeout_seconds: float) -> list[str]:
-        command = [sys.executable, str(script), json.dumps(argument)]
-        results = finish_ranks(start_ranks(command, num_ranks), timeout_seconds=timeout_seconds)
-        for rank, (code, output) in enumerate(results):
-            assert code == 0, f"rank {rank} of {num_ranks} ended with {code}:\n{output[-4000:]}"
-        return [output for _, output in results]
+        ended = run_python(
+            [str(script), json.dumps(argument)],
+            environments_of(num_ranks),
+            timeout_seconds=timeout_seconds,
+        )
+        for rank, done in enumerate(ended):
+            said = f"{done.out}\n{done.err[-4000:]}"
+            assert done.code == 0, f"rank {rank} of {num_ranks} ended with {done.code}:\n{said}"
+        return [done.out for done in ended]
 
     return run

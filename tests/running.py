@@ -7,7 +7,7 @@ import functools
 import io
 import json
 import os
-import subprocess
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +16,50 @@ from typing import Any
 from unittest import mock
 
 import typer.main
+from forks import run_python
 
 SCALEPET = [sys.executable, "-m", "scalepet"]
+SECONDS_TO_END = 240.0
 SPEEDS = ("seconds", "step_seconds", "tokens_per_second")
 
 
-def run(command: list[Any], *, code: int = 0) -> str:
-    """Run to the end and return stdout (stderr for a refusal)."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr[-6000:]}"
-    return done.stdout if code == 0 else done.stderr
+def run(command: list[Any], *, num_ranks: int = 1, code: int = 0) -> str:
+    """Run Python to the end and return stdout (stderr where it is to fail), of all ranks.
+
+    Args:
+        command: begins as ``SCALEPET`` does, or with the interpreter and a script.
+        num_ranks: several are started as a launcher starts them, and nobody looks after them.
+        code: how each of them must end.
+    """
+    interpreter, *arguments = (str(part) for part in command)
+    assert interpreter == sys.executable
+    environments = environments_of(num_ranks) if num_ranks > 1 else [one_core()]
+    ended = run_python(arguments, environments, timeout_seconds=SECONDS_TO_END)
+    for done in ended:
+        assert done.code == code, f"exit {done.code}\n{done.out}\n{done.err[-6000:]}"
+    return "".join(done.out if code == 0 else done.err for done in ended)
+
+
+def one_core() -> dict[str, str]:
+    """The environment of a process that keeps to one core."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def environments_of(num_ranks: int) -> list[dict[str, str]]:
+    """Those of the ranks of one machine, as a launcher makes them."""
+    port = str(free_port())
+    of_all = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        {**one_core(), **of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for rank in range(num_ranks)
+    ]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
 
 
 @dataclass(frozen=True)

@@ -160,11 +160,14 @@ def count_axis(axes: Axes, label: str) -> None:
 
 
 def edge_ticks(axes: Axes, *, smallest: float, largest: float, low: str, high: str = "") -> None:
-    """Decades between the sizes, and words at their edges, see ``edges``; for what has no size."""
+    """Decades between the sizes, or the sizes where there is none, and words at their edges, see
+    ``edges``; for what has no size.
+    """
     left, right = edges(smallest, largest)
-    decades = range(math.ceil(math.log10(smallest)), math.floor(math.log10(largest)) + 1)
-    step = -(-len(decades) // 6)
-    ticks = {left: low, **{10.0**n: counted(10.0**n) for n in decades[::step]}}
+    first, last = math.ceil(math.log10(smallest)), math.floor(math.log10(largest))
+    decades = [10.0**n for n in range(first, last + 1)]
+    sizes = decades[:: -(-len(decades) // 6)] if decades else [smallest, largest]
+    ticks = {left: low, **{size: counted(size) for size in sizes}}
     if high:
         ticks[right] = high
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))

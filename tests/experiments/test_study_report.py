@@ -127,7 +127,7 @@ def test_a_poor_study_makes_a_short_report(
     monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
     study = tmp_path / "poor"
     write_cell(
-        study, "bert", "a < b", "lora", score=0.5, tuned=100, seeds=[(0, 0)], factors=(0.3, 1, 3)
+        study, "bert", "a < b", "lora", score=0.5, tuned=344, seeds=[(0, 0)], factors=(0.3, 1, 3)
     )
     (study / "study.yaml").write_text("output: poor\n")
     tried, changed, _ = sorted((study / "runs/bert/a < b/lora").iterdir())

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import finish_ranks, free_port
+from conftest import finish_ranks
+from running import free_port
 
 import scalepet
 

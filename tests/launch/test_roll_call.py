@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import free_port
+from running import free_port
 from torch.distributed import TCPStore
 
 from scalepet.launch import roll_call

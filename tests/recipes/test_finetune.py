@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,10 +51,10 @@ def test_one_and_two_ranks_give_the_same_losses(backbone, trained):
 
 @pytest.mark.parametrize("backbone", ["bert", "t5"])
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_the_saved_adapter_scores_as_it_did_in_training(start, backbone, num_ranks, trained):
+def test_the_saved_adapter_scores_as_it_did_in_training(backbone, num_ranks, trained):
     """Trained over two sharded ranks, scored whole in one process and sharded again."""
     metrics = read_result(trained[backbone, 2])["metrics"]
-    scores = read_table(run([*start(num_ranks), "evaluate", trained[backbone, 2]]))
+    scores = read_table(run([*SCALEPET, "evaluate", trained[backbone, 2]], num_ranks=num_ranks))
     assert scores["rows"] == NUM_EVAL_ROWS
     assert scores["accuracy"] == pytest.approx(metrics["eval/accuracy"], abs=1e-5)
     assert scores["loss"] == pytest.approx(metrics["eval/loss"], rel=1e-4)
@@ -77,9 +78,10 @@ def test_predict_needs_no_deepspeed_and_answers_as_the_evaluation_did(
     assert shown.split() == found[:2]
 
 
-def test_t5_writes_texts_over_two_sharded_ranks(start, write_run, tmp_path):
+def test_t5_writes_texts_over_two_sharded_ranks(write_run, tmp_path):
     train = {"steps": 8, "evaluate_every": 8}
-    run([*start(2), "train", write_run(tmp_path / "run", "t5-gated", is_text=True, train=train)])
+    config = write_run(tmp_path / "run", "t5-gated", is_text=True, train=train)
+    run([*SCALEPET, "train", config], num_ranks=2)
     assert 0 <= read_metrics(tmp_path / "run")["eval", 8]["eval/exact_match"] <= 1
 
 
@@ -107,7 +109,6 @@ def test_a_run_that_freezes_nothing_says_how_large_the_backbone_is(write_run, tm
     ],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
-    start,
     launch_two,
     ranks_before,
     stage_before,
@@ -122,15 +123,15 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     """
     folder, whole = tmp_path / "broken", trained["bert", ranks_after]
     config = write_run(folder, deepspeed=stage_before)
-    killed = [sys.executable, str(KILLED)] if ranks_before == 1 else launch_two(str(KILLED))
-    done = subprocess.run(
-        [*killed, "2", "train", str(config)],
-        capture_output=True,
-        timeout=240,
-    )
-    assert done.returncode not in (0, 2)
+    if ranks_before == 1:
+        run([sys.executable, KILLED, "2", "train", config], code=-signal.SIGKILL)
+    else:
+        killed = [*launch_two(str(KILLED)), "2", "train", str(config)]
+        done = subprocess.run(killed, capture_output=True, timeout=240)
+        assert done.returncode not in (0, 2)
     assert not (folder / "result.json").exists()
-    run([*start(ranks_after), "train", config, "--resume", f"deepspeed={stage_after}"])
+    again = [*SCALEPET, "train", config, "--resume", f"deepspeed={stage_after}"]
+    run(again, num_ranks=ranks_after)
     if (ranks_before, stage_before) == (ranks_after, stage_after):
         assert read_losses(folder) == read_losses(whole)
     assert read_losses(folder) == pytest.approx(read_losses(whole), abs=1e-6)

@@ -52,10 +52,10 @@ def config(tiny_backbones, pictures, tmp_path) -> Path:
     return path
 
 
-def test_a_vit_learns_pictures_alike_on_one_and_two_ranks(start, config, pictures, tmp_path):
+def test_a_vit_learns_pictures_alike_on_one_and_two_ranks(config, pictures, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for num_ranks, folder in ((1, one), (2, two)):
-        run([*start(num_ranks), "train", config, f"output={folder}"])
+        run([*SCALEPET, "train", config, f"output={folder}"], num_ranks=num_ranks)
     assert read_losses(two) == pytest.approx(read_losses(one), abs=1e-5)
     assert read_result(two)["metrics"] == pytest.approx(read_result(one)["metrics"], abs=1e-5)
     score = read_result(one)["metrics"]["eval/accuracy"]

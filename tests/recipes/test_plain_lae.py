@@ -40,7 +40,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def folders(write_stream, launch_two, tmp_path_factory) -> dict[int, Path]:
+def folders(write_stream, tmp_path_factory) -> dict[int, Path]:
     """All cases, by one and by two ranks."""
     made = {num_ranks: tmp_path_factory.mktemp(f"{num_ranks}-ranks") for num_ranks in CASES}
     for num_ranks, folder in made.items():
@@ -48,8 +48,7 @@ def folders(write_stream, launch_two, tmp_path_factory) -> dict[int, Path]:
             write_stream(folder / f"{method}-{stage}", method=METHODS[method], deepspeed=stage)
             for method, stage in CASES[num_ranks]
         ]
-        launch = [sys.executable] if num_ranks == 1 else launch_two()
-        run([*launch, STEADY, *configs])
+        run([sys.executable, STEADY, *configs], num_ranks=num_ranks)
     return made
 
 

@@ -405,9 +405,6 @@ def test_stopped_and_killed_and_finished_by_others_it_is_the_same_study(
     left = [json.loads(path.read_text())["pid"] for path in folder.rglob("run.lock")]
     assert not any(Path(f"/proc/{pid}").exists() for pid in left), "a worker lives on"
 
-    killed = subprocess.run(
-        [sys.executable, str(KILLED), "2", "sweep", str(path)], capture_output=True, timeout=240
-    )
-    assert killed.returncode == -signal.SIGKILL
+    run([sys.executable, KILLED, "2", "sweep", path], code=-signal.SIGKILL)
     run([*SCALEPET, "sweep", path])
     assert all_bytes(folder) == all_bytes(whole[0])

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from running import read_metrics, read_result, read_table, run
+from running import SCALEPET, read_metrics, read_result, read_table, run
 
 from scalepet.errors import DataError
 from scalepet.tracking import check_seal
@@ -18,7 +18,7 @@ AS_EVAL = "task.source.splits={train: train, eval: 'validation[12:]'}"
 
 
 @pytest.fixture(scope="module", params=["resting", "moving"])
-def folder(request, start, write_run, tmp_path_factory) -> Path:
+def folder(request, write_run, tmp_path_factory) -> Path:
     """Over two sharded ranks, at a rate at which later steps are worse."""
     folder = tmp_path_factory.mktemp("tested") / request.param
     moves = {"move_every": 3} if request.param == "moving" else {}
@@ -27,14 +27,14 @@ def folder(request, start, write_run, tmp_path_factory) -> Path:
         method={"name": "apet", "budget": "20%", **moves},
         train={"learning_rate": 0.5, "clip": None, "schedule": "constant", "evaluate_every": 2},
     )
-    run([*start(2), "train", config, SPLITS])
+    run([*SCALEPET, "train", config, SPLITS], num_ranks=2)
     return folder
 
 
-def test_the_best_adapter_is_what_is_tested(folder, start):
+def test_the_best_adapter_is_what_is_tested(folder):
     result = read_result(folder)
     assert result["best_step"] < result["num_steps"], "the last one is the best: tests nothing"
-    tested = read_table(run([*start(1), "evaluate", folder, AS_EVAL]))
+    tested = read_table(run([*SCALEPET, "evaluate", folder, AS_EVAL]))
     assert tested["rows"] == 11
     assert tested["accuracy"] == pytest.approx(result["metrics"]["test/accuracy"], abs=1e-6)
     assert tested["loss"] == pytest.approx(result["metrics"]["test/loss"], rel=1e-4)
