@@ -3,7 +3,8 @@
 #
 #   sbatch --array=1-"$(grep -c '' runs.txt)" launchers/slurm-array.sh runs.txt     ("%4" behind the
 #                                                                 number: at most four at a time)
-# A line is what follows "scalepet", quoted as in a shell:
+# A line is what follows "scalepet"; single or double quotes keep words together, a backslash before
+# a quote stands outside of them:
 #
 #   train run.yaml output=runs/small "method={name: lora, r: 4}"
 #
@@ -22,5 +23,9 @@ if [[ -z "${line// /}" ]]; then
   echo "scalepet: $1 has no line $SLURM_ARRAY_TASK_ID, or an empty one; allowed: a run a line" >&2
   exit 2
 fi
-mapfile -t words < <(xargs printf '%s\n' <<<"$line")
+if ! split="$(xargs printf '%s\n' <<<"$line")"; then
+  echo "scalepet: line $SLURM_ARRAY_TASK_ID of $1 cannot be read: $line; allowed: pairs of quotes, none inside another of its kind" >&2
+  exit 2
+fi
+mapfile -t words <<<"$split"
 exec bash launchers/slurm-job.sh "${words[@]}"

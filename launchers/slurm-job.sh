@@ -19,7 +19,10 @@ if [[ ! -f launchers/srun.sh ]]; then
   echo "scalepet: $PWD has no launchers/srun.sh; allowed: sbatch in the repository root" >&2
   exit 2
 fi
-say() { printf '%(%F %T)T scalepet job %s: %s\n' -1 "$SLURM_JOB_ID" "$*"; }
+# The last task of an array has the number of the whole array.
+job="$SLURM_JOB_ID"
+[[ -z "${SLURM_ARRAY_JOB_ID:-}" ]] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+say() { printf '%(%F %T)T scalepet job %s: %s\n' -1 "$job" "$*"; }
 
 # A line for each start since the last one that went well; a dead node can leave no other note.
 starts=".scalepet-$SLURM_JOB_ID.starts"
@@ -48,10 +51,10 @@ done
 
 queue_again() {
   local state
-  state="$(scontrol show job --oneliner "$SLURM_JOB_ID" | grep -o 'JobState=[A-Z_]*')"
+  state="$(scontrol show job --oneliner "$job" | grep -o 'JobState=[A-Z_]*')"
   if [[ "$state" != JobState=RUNNING ]]; then
     say "not queued again: $state"
-  elif scontrol requeue "$SLURM_JOB_ID"; then
+  elif scontrol requeue "$job"; then
     say "queued again"
   fi
 }

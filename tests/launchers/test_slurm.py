@@ -123,17 +123,23 @@ def test_srun_outside_of_an_allocation_is_refused(checkout: Path) -> None:
 
 def test_an_array_is_a_run_a_line(slurm: Slurm, stand_in: dict[str, str]) -> None:
     lines = ["train array-1 0", """train array-2 0 "method={name: lora, r: 4}" 'a b'""", ""]
-    Path("runs.txt").write_text("\n".join([*lines, "train array-4 0"]))
-    size = ["--array=1-4", "--cpus-per-task=1"]
+    lines += ["train not-started task.template=It's_{text} 0", "train array-5 wait 0"]
+    Path("runs.txt").write_text("\n".join(lines))
+    size = ["--array=1-5", "--cpus-per-task=1"]
     array = slurm.submit(*size, ARRAY, "runs.txt", environment=stand_in)
-    ended = [f"{array}_{index}" for index in range(1, 5)]
+    ended = [f"{array}_{index}" for index in range(1, 6)]
+    # The last task has the job number of the whole array, and comes back alone.
+    wait_until(lambda: starts("array-5"), seconds=SECONDS, what="the last task starts")
+    slurm.nodes[0].run("scancel", "--batch", "--signal=USR1", ended[-1])
     states = [slurm.wait(job, "COMPLETED", "FAILED", seconds=SECONDS) for job in ended]
-    assert states == ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
+    assert states == ["COMPLETED", "COMPLETED", "FAILED", "FAILED", "COMPLETED"]
     assert "runs.txt has no line 3" in said("scalepet", f"{array}_3")
+    assert "line 4 of runs.txt cannot be read: train not-started" in said("scalepet", f"{array}_4")
+    assert not starts("not-started")
+    assert [len(starts(f"array-{index}")) for index in (1, 2, 5)] == [1, 1, 2]
     assert starts("array-1")[0]["arguments"] == ["train", "array-1", "0", "--resume"]
     arguments = ["train", "array-2", "0", "method={name: lora, r: 4}", "a b", "--resume"]
     assert starts("array-2")[0]["arguments"] == arguments
-    assert starts("array-4")
 
 
 @pytest.mark.slow
