@@ -107,7 +107,7 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
     if model_config is None:
         faults.raise_any()
     with faults.noted():
-        _check_size(task, model_config)
+        check_size(task, model_config)
     family = backbones.family_of(model_config)
     form: Form | None = None
     method: Method | None = None
@@ -116,11 +116,7 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
     with faults.noted("method: "):
         sites = backbones.sketch_sites(model_config)
         method = plan_method(config, sites)
-        if not method.num_parameters and not family.head:
-            raise ConfigError(
-                f"name: head trains nothing on a {model_config.model_type} backbone, which has no"
-                f" head; allowed: {', '.join(name for name in METHODS if name != 'head')}"
-            )
+        check_trains(method, model_config.model_type)
     faults.raise_any()
     assert form is not None and method is not None
     return Plan(config, task, form, family, model_config, backbone, method, tokenizer)
@@ -149,6 +145,15 @@ def plan_method(
             f" {most:,}, as many as the backbone has"
         )
     return method
+
+
+def check_trains(method: Method, model_type: str) -> None:
+    """Raises ConfigError where neither the method nor a head has anything to train."""
+    if not method.num_parameters and not backbones.FAMILIES[model_type].head:
+        raise ConfigError(
+            f"name: head trains nothing on a {model_type} backbone, which has no head;"
+            f" allowed: {', '.join(name for name in METHODS if name != 'head')}"
+        )
 
 
 def _plan_section(section: FurtherMethod, sites: Sequence[Site], options_of: OptionsOf) -> Method:
@@ -197,7 +202,7 @@ def _has_pictures(task: Task, model_config: Any | None) -> bool:
     return model_config is not None and backbones.family_of(model_config).reads_pictures
 
 
-def _check_size(task: Task, model_config: Any) -> None:
+def check_size(task: Task, model_config: Any) -> None:
     """Raises ConfigError where the backbone cannot read examples as large as the task makes them;
     whether it can read such examples at all, ``form_of`` finds.
     """

@@ -2,7 +2,7 @@
 
 from scalepet.bench.contenders import Contender, contenders
 from scalepet.bench.measure import Result, Rounds, measure
-from scalepet.bench.report import conditions, table, write_results
+from scalepet.bench.report import conditions, make_folder, table, write_results
 from scalepet.bench.shapes import SHAPES, Work, make_work
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Work",
     "conditions",
     "contenders",
+    "make_folder",
     "make_work",
     "measure",
     "table",

@@ -59,15 +59,22 @@ def table(results: Sequence[Result]) -> Table:
     return shown
 
 
+def make_folder(folder: Path) -> None:
+    """Raises CheckpointError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"--output {folder} cannot be written: {error}") from error
+
+
 def write_results(folder: Path, results: Sequence[Result], about: Mapping[str, Any]) -> None:
-    """Write bench.json.
+    """Write bench.json into a folder that is there.
 
     Raises:
-        CheckpointError: the folder cannot be written.
+        CheckpointError: it cannot be written.
     """
     content = {"conditions": dict(about), "results": [asdict(result) for result in results]}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"--output {folder} cannot be written: {error}") from error

@@ -21,7 +21,7 @@ def bench(
     rows: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 8,
     source: Annotated[int, typer.Option(min=1, help="Tokens of an input.")] = 128,
     target: Annotated[int, typer.Option(min=1, help="Tokens of a target.")] = 32,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     density: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,7 +41,7 @@ def bench(
     All contenders take turns on one copy of the model; a ratio is against the
     frozen floor in the same round. PEFT runs where it is installed.
 
-    \\b
+    \b
     scalepet bench
     scalepet bench --shape xxl --precision bf16 --density 0.1% --output bench
     """
@@ -65,6 +65,8 @@ def bench(
     ]
     if faults:
         raise ConfigError(faults)
+    if output is not None:
+        room.make_folder(output)  # before minutes of measuring, not after
     quiet_libraries()
     console = Console()
     work = room.make_work(

@@ -13,7 +13,7 @@ import typer
 
 from scalepet.cli.arguments import Overrides
 from scalepet.errors import Faults
-from scalepet.planning import GIB, GPUS, Line, Verdict, choose_machines
+from scalepet.planning import GIB, GPUS, HPZ_PARTITION, Line, Verdict, choose_machines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
 
     from scalepet.recipes.plan import RunPlan
 
-_WIDTH = 130
+_WIDTH = 100
+"""Of what goes into a file."""
+
+_NUMBERS = (
+    "GPU\nGiB",
+    "host\nGiB",
+    "left\nGiB",
+    "most\nrows",
+    "gathered\nGB",
+    "step\ns",
+    "exposed\ns",
+    "tokens\nto hide",
+)
 
 
 def plan(
@@ -87,8 +99,7 @@ def plan(
         return
     from rich.console import Console
 
-    # A file is as wide as a table wants to be.
-    show(planned, Console() if sys.stdout.isatty() else Console(width=_WIDTH))
+    show(planned, Console(width=None if sys.stdout.isatty() else _WIDTH, markup=False))
 
 
 def show(planned: RunPlan, console: Console) -> None:
@@ -102,7 +113,11 @@ def show(planned: RunPlan, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(layouts_table(planned))
+    table = layouts_table(planned)
+    width = console.width
+    console.width = _WIDTH  # a terminal that is narrower wraps the lines, where rich cuts numbers
+    console.print(table, crop=False)
+    console.width = width
     shown = outlook.simplest or max(outlook.verdicts, key=lambda verdict: verdict.spare_bytes)
     console.print(memory_table(shown))
     for line in _conclusions(planned):
@@ -111,34 +126,27 @@ def show(planned: RunPlan, console: Console) -> None:
 
 
 def layouts_table(planned: RunPlan) -> Table:
-    """One row a layout, without and with activation checkpointing; a star at what the run has."""
+    """Two rows a layout, without and with activation checkpointing; a star at what the run has.
+
+    It fits a terminal of 80 columns, but for numbers of unusual length.
+    """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("deepspeed", "checkpoints"):
-        table.add_column(name, no_wrap=True)
-    for name in (
-        "GPU GiB",
-        "host GiB",
-        "fits",
-        "most rows",
-        "gathered GB",
-        "step s",
-        "exposed s",
-        "tokens to hide",
-    ):
+    table.add_column("deepspeed", no_wrap=True)
+    for name in _NUMBERS:
         table.add_column(name, justify="right", no_wrap=True)
     asked = planned.config
     for verdict in planned.outlook.verdicts:
         traffic = verdict.traffic
         is_checkpointed = verdict.is_checkpointed
         as_asked = (asked.deepspeed, asked.backbone.checkpoint_activations)
+        name = "  checkpointed" if is_checkpointed else verdict.name
         table.add_row(
-            verdict.name + (" *" if (verdict.name, is_checkpointed) == as_asked else ""),
-            "yes" if is_checkpointed else "no",
+            name + (" *" if (verdict.name, is_checkpointed) == as_asked else ""),
             _gib(verdict.gpu_bytes),
             _gib(verdict.host_bytes),
-            _fits(verdict),
+            _left(verdict),
             f"{verdict.most_rows:,}",
             f"{traffic.step_gathered_bytes / 1e9:,.1f}",
             f"{traffic.step_seconds:.3g}",
@@ -148,12 +156,11 @@ def layouts_table(planned: RunPlan) -> Table:
     return table
 
 
-def _fits(verdict: Verdict) -> str:
-    if verdict.fits:
-        return f"{_gib(verdict.spare_bytes)} left"
-    if verdict.spare_bytes < 0:
-        return f"lacks {_gib(-verdict.spare_bytes)}"
-    return f"host lacks {_gib(-(verdict.host_spare_bytes or 0))}"
+def _left(verdict: Verdict) -> str:
+    """GiB of the GPU; below zero it is what lacks, there or on the host."""
+    if verdict.fits or verdict.spare_bytes < 0:
+        return _gib(verdict.spare_bytes)
+    return f"host {_gib(verdict.host_spare_bytes or 0)}"
 
 
 def memory_table(verdict: Verdict) -> Table:
@@ -189,6 +196,9 @@ def _advice(verdict: Verdict, planned: RunPlan) -> str:
     most = f"{verdict.most_rows:,} rows a micro-batch at most"
     if verdict.most_rows >= rows_a_gpu:
         most = f"the whole batch of a GPU ({rows_a_gpu}) in one micro-batch"
+    partition = planned.machines.gpus_a_node
+    if verdict.name == "zero3_hpz" and partition != HPZ_PARTITION:
+        most = f"zero_hpz_partition_size: {partition} in that file; {most}"
     return f"deepspeed={verdict.name} backbone.checkpoint_activations={checkpointing}; {most}"
 
 

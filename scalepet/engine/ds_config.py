@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from scalepet import dist
 from scalepet.engine.ds_faults import faults_in
 from scalepet.engine.processes import quiet_deepspeed
 from scalepet.errors import ConfigError
@@ -46,16 +47,24 @@ def read_ds_file(name_or_path: str | Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: not found, not JSON, or any option that DeepSpeed or scalepet does not take;
             all faults at once.
     """
-    if isinstance(name_or_path, Mapping):
-        content, label = dict(name_or_path), "deepspeed"
-    else:
-        is_shipped = name_or_path in shipped_names()
-        path = _shipped_folder() / f"{name_or_path}.json" if is_shipped else Path(name_or_path)
-        content, label = _read_json(path, asked=name_or_path), str(path)
+    content, label = find_ds_file(name_or_path)
     faults = [*faults_in(content, label)]
     if faults:
         raise ConfigError(faults)
     return content
+
+
+def find_ds_file(name_or_path: str | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The content as it stands there, looked at by nobody, and where.
+
+    Raises:
+        ConfigError: not found, or not JSON.
+    """
+    if isinstance(name_or_path, Mapping):
+        return dict(name_or_path), "deepspeed"
+    is_shipped = name_or_path in shipped_names()
+    path = _shipped_folder() / f"{name_or_path}.json" if is_shipped else Path(name_or_path)
+    return _read_json(path, asked=name_or_path), str(path)
 
 
 def _read_json(path: Path, *, asked: str) -> dict[str, Any]:
@@ -93,9 +102,10 @@ def compose_ds_config(
             nothing is said.
 
     Raises:
-        ConfigError: as ``check_precision``.
+        ConfigError: as ``check_precision``; or hpZ cannot cut this many processes into nodes.
     """
     check_precision(precision)
+    _check_partition(ds_file)
     stage = zero_stage(ds_file)
     if stage == 0 and precision != "fp32":
         # At stage 0 DeepSpeed primes a 16-bit optimizer with a dummy step, so that Adam corrects
@@ -123,6 +133,17 @@ def compose_ds_config(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": sys.maxsize,
     }
+
+
+def _check_partition(ds_file: Mapping[str, Any]) -> None:
+    asked = ds_file.get("zero_optimization", {}).get("zero_hpz_partition_size", 1)
+    world_size = dist.world_size()
+    # DeepSpeed takes the number of processes where there are fewer, and cuts them into equal parts.
+    if world_size % max(1, min(asked, world_size)):
+        raise ConfigError(
+            f"deepspeed: zero_optimization.zero_hpz_partition_size: {asked} for {world_size}"
+            " processes; allowed: a number that divides them, best that of the GPUs in a node"
+        )
 
 
 def check_precision(precision: Precision) -> None:

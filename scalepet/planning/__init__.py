@@ -7,7 +7,7 @@
 from scalepet.planning.activations import Batch, Kept, count_activations
 from scalepet.planning.families import shape_of
 from scalepet.planning.hardware import GIB, GPUS, Machines, choose_machines
-from scalepet.planning.layouts import LAYOUTS, Layout, layouts_for
+from scalepet.planning.layouts import HPZ_PARTITION, LAYOUTS, Layout, layouts_for
 from scalepet.planning.memory import Line, gpu_lines, host_lines
 from scalepet.planning.shape import Shape, Tensor
 from scalepet.planning.traffic import (
@@ -22,6 +22,7 @@ from scalepet.planning.work import Work
 __all__ = [
     "GIB",
     "GPUS",
+    "HPZ_PARTITION",
     "LAYOUTS",
     "Batch",
     "Kept",

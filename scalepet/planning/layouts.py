@@ -60,6 +60,11 @@ class Layout:
         return sum(size for size in sizes if size > self.threshold) if self.is_sharded else 0
 
 
+HPZ_PARTITION = 8
+"""``zero_hpz_partition_size`` of the shipped file: over so many GPUs hpZ's second shards lie, which
+are to be those of a node.
+"""
+
 LAYOUTS = (
     Layout("zero0", stage=0),
     Layout("zero2", stage=2),
@@ -71,10 +76,13 @@ LAYOUTS = (
 
 
 def layouts_for(machines: Machines) -> tuple[Layout, ...]:
-    """Those that differ: hpZ needs several nodes, and shards of anything several GPUs."""
+    """Those that differ: hpZ needs several nodes of several GPUs, and shards of anything several
+    GPUs.
+    """
+    has_local = machines.num_nodes > 1 and machines.gpus_a_node > 1
     return tuple(
         layout
         for layout in LAYOUTS
-        if not (layout.is_local and machines.num_nodes == 1)
+        if (has_local or not layout.is_local)
         and (machines.num_gpus > 1 or layout.is_offloaded or layout.stage == 0)
     )

@@ -198,13 +198,14 @@ def _ways_out(work: Work, machines: Machines, verdicts: Sequence[Verdict]) -> It
             f"Nothing fits: {closest.name}{with_it} comes closest and lacks"
             f" {-closest.spare_bytes / GIB:.1f} GiB a GPU"
         )
-    for verdict in verdicts:
-        if verdict.spare_bytes >= 0 and (verdict.host_spare_bytes or 0) < 0:
-            missing = -(verdict.host_spare_bytes or 0)
-            yield (
-                f"{verdict.name}: the host lacks {missing / GIB:.0f} GiB of"
-                f" {verdict.host_bytes / GIB:.0f}"
-            )
+    short_of_host = {  # with and without activation checkpointing a host holds the same
+        verdict.name: verdict
+        for verdict in verdicts
+        if verdict.spare_bytes >= 0 and (verdict.host_spare_bytes or 0) < 0
+    }
+    for name, verdict in short_of_host.items():
+        missing = -(verdict.host_spare_bytes or 0)
+        yield f"{name}: the host lacks {missing / GIB:.0f} GiB of {verdict.host_bytes / GIB:.0f}"
     held = [verdict for verdict in verdicts if (verdict.host_spare_bytes or 0) >= 0]
     most = max((verdict.most_rows for verdict in held), default=0)
     if most:
@@ -218,9 +219,9 @@ def _ways_out(work: Work, machines: Machines, verdicts: Sequence[Verdict]) -> It
 
 
 def _enough_gpus(work: Work, machines: Machines) -> int | None:
-    """The first of twice, four times ... as many, in nodes of the same size."""
+    """The first of twice, four times ... as many, in nodes of the same size, each with a row."""
     factor = 2
-    while machines.num_gpus * factor <= _MAX_GPUS:
+    while machines.num_gpus * factor <= min(_MAX_GPUS, work.batch_size):
         larger = replace(
             machines,
             num_gpus=machines.num_gpus * factor,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from scalepet import backbones, build, pet, planning
+from scalepet import backbones, build, engine, pet, planning
 from scalepet.backbones import Backbone, Site
 from scalepet.config import FurtherMethod, RunConfig, method_options
 from scalepet.errors import ConfigError, Faults
@@ -111,23 +111,34 @@ def work_of(config: RunConfig, *, num_gpus: int) -> Work:
     """The planner's numbers of a run.
 
     Raises:
-        ConfigError: every fault of backbone, task form and method.
+        ConfigError: every fault of backbone, task form and method, and a DeepSpeed file that is not
+            there; what stands in it is looked at by DeepSpeed alone, whose import takes too long.
     """
     faults = Faults()
-    shape = _shape(config)
+    with faults.noted():
+        engine.find_ds_file(config.deepspeed)
+    model_config: Any = None
+    with faults.noted():
+        model_config = _model_config(config)
+    if model_config is None:
+        faults.raise_any()
+    shape = _shape(model_config)
     with faults.noted():
         build.form_of(config.task, shape.family)
+    with faults.noted():
+        build.check_size(config.task, model_config)
     method: Method | None = None
     with faults.noted("method: "):
         method = build.plan_method(config, sites_of(shape), options_of=counted_options)
+        build.check_trains(method, shape.family)
     faults.raise_any()
     assert method is not None
     return _work(config, shape, pet.parts_of(method), num_gpus=num_gpus)
 
 
-def _shape(config: RunConfig) -> Shape:
+def _model_config(config: RunConfig) -> Any:
     wanted = config.backbone
-    model_config = backbones.read_model_config(
+    return backbones.read_model_config(
         Backbone(
             path=wanted.path,
             random_start=wanted.random_start,
@@ -136,6 +147,9 @@ def _shape(config: RunConfig) -> Shape:
             dropout=wanted.dropout,
         )
     )
+
+
+def _shape(model_config: Any) -> Shape:
     # Some fields are properties of the config's class, which its dictionary leaves out.
     extra = {
         name: getattr(model_config, name)
@@ -281,8 +295,14 @@ def _assumptions(config: RunConfig, work: Work, machines: Machines) -> list[str]
         )
     if work.shape.family == "bert" and not config.task.labels:
         found.append(f"{ASSUMED_CLASSES} classes, since task.labels names none")
-    if config.deepspeed not in {layout.name for layout in planning.LAYOUTS}:
+    layouts = {layout.name: layout for layout in planning.layouts_for(machines)}
+    if config.deepspeed not in layouts:
         found.append("the run's own deepspeed file is none of those that are planned")
+    if "zero3_hpz" in layouts and machines.gpus_a_node != planning.HPZ_PARTITION:
+        found.append(
+            f"zero3_hpz has zero_hpz_partition_size: {machines.gpus_a_node}, the GPUs of a node;"
+            f" the shipped file has {planning.HPZ_PARTITION}, which is yours to change"
+        )
     if config.precision == "fp32":
         found.append("fp32 is timed as if it were bf16; it takes several times as long")
     return found

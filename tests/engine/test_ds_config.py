@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
 
+from scalepet import dist
 from scalepet.engine import compose_ds_config, read_ds_file, shipped_names, zero_stage
 from scalepet.errors import ConfigError
+from scalepet.planning import HPZ_PARTITION
 
 FOLDER = Path(__file__).parents[2] / "ds_configs"
 STAGES = {
@@ -45,7 +47,23 @@ def compose(ds_file: dict[str, Any], **options: Any) -> dict[str, Any]:
     return compose_ds_config(ds_file, **settings)
 
 
+@pytest.mark.parametrize(("size", "world_size"), [(8, 1), (8, 2), (8, 16), (4, 12), (0, 3)])
+def test_nodes_of_hpz(size: int, world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "world_size", lambda: world_size)
+    compose({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": size}})
+
+
+def test_nodes_of_hpz_that_cannot_be_cut_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "world_size", lambda: 12)
+    with pytest.raises(ConfigError, match="zero_hpz_partition_size: 8 for 12 processes"):
+        compose(read_ds_file("zero3_hpz"))
+
+
 class TestShippedFiles:
+    def test_the_planner_knows_the_nodes_of_hpz(self) -> None:
+        shipped = read_ds_file("zero3_hpz")["zero_optimization"]
+        assert shipped["zero_hpz_partition_size"] == HPZ_PARTITION
+
     def test_names(self) -> None:
         paths = list(FOLDER.glob("*.json"))
         assert len(paths) == 6, "no file is read where this glob finds none"

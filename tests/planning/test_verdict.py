@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import Any
 
 import pytest
@@ -140,7 +140,7 @@ def test_a_network_that_is_too_slow_is_told_with_what_would_hide_it(work: Work) 
     slow = of(outlook, "zero3", is_checkpointed=True)
     told = [warning for warning in outlook.warnings if "gathers take longer" in warning]
     assert told and f"{slow.tokens_to_hide:,} tokens" in told[0]
-    enough = replace(work, rows=-(-slow.tokens_to_hide // 640), batch_size=64 * 512)
+    enough = dataclasses.replace(work, rows=-(-slow.tokens_to_hide // 640), batch_size=64 * 512)
     traffic = of(outlook_of(enough, **cluster), "zero3", is_checkpointed=True).traffic
     assert traffic.micro_compute_seconds == pytest.approx(traffic.micro_link_seconds, rel=0.05)
 
@@ -149,13 +149,13 @@ def test_the_largest_micro_batch_fits_and_one_row_more_does_not(work: Work) -> N
     machines = choose_machines(gpus=8)
     for verdict in judge_all(work, machines, is_checkpointed=False).verdicts:
         for rows in (verdict.most_rows, verdict.most_rows + 1):
-            again = judge_all(replace(work, rows=rows), machines, is_checkpointed=False)
+            again = judge_all(dataclasses.replace(work, rows=rows), machines, is_checkpointed=False)
             found = of(again, verdict.name, is_checkpointed=verdict.is_checkpointed)
             assert found.fits == (rows == verdict.most_rows), (verdict.name, rows)
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_would(work: Work) -> None:
-    outlook = outlook_of(replace(work, rows=2000), gpu="l4-24", gpus=1)
+    outlook = outlook_of(dataclasses.replace(work, rows=2000), gpu="l4-24", gpus=1)
     assert outlook.simplest is None and outlook.fastest is None
     ways = "\n".join(outlook.ways_out)
     assert "GiB a GPU" in ways and "train.micro_batch_size=" in ways
@@ -178,7 +178,7 @@ def test_offline_copies_are_in_the_hosts_and_nowhere_else(work: Work) -> None:
     )
     (kept, *more) = [copy["values"].nbytes for copy in accumulation._copies]
     accumulation.close()
-    with_them = replace(work, num_tuned=10, num_offline=2)
+    with_them = dataclasses.replace(work, num_tuned=10, num_offline=2)
     for verdict in outlook_of(with_them).verdicts:
         plain = of(outlook_of(work), verdict.name, is_checkpointed=verdict.is_checkpointed)
         assert verdict.gpu == plain.gpu
@@ -192,3 +192,20 @@ def test_offline_copies_are_in_the_hosts_and_nowhere_else(work: Work) -> None:
     }
     assert of_a_node["offline copies"] == 3 * 4 * 5
     assert of_a_node["between experiences"] == 8 * 3 * 4 * 10
+
+
+@pytest.mark.parametrize("machines", [{"gpus": 8}, {"gpus": 8, "nodes": 8, "link": "ib-200"}])
+def test_second_shards_need_several_nodes_of_several_gpus(work: Work, machines: Any) -> None:
+    names = {verdict.name for verdict in outlook_of(work, **machines).verdicts}
+    assert "zero3" in names and "zero3_hpz" not in names
+
+
+def test_more_gpus_are_proposed_only_where_each_has_a_row(work: Work) -> None:
+    ways = {}
+    for batch_size in (work.batch_size, 1):
+        small = dataclasses.replace(work, batch_size=batch_size)
+        ways[batch_size] = outlook_of(small, gpu="a10-24", gpus=1, host_gib=10).ways_out
+    proposed = [[way for way in found if "GPUs of this kind" in way] for found in ways.values()]
+    assert [len(found) for found in proposed] == [1, 0]
+    for found in ways.values():
+        assert len(set(found)) == len(found)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import json
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,11 +16,13 @@ from typing import Any
 import pytest
 import yaml
 from conftest import SMALL_CONFIG
+from rich.console import Console
 from running import SCALEPET, run
 
 from scalepet import backbones, planning
 from scalepet.backbones import Backbone
-from scalepet.config import check_config
+from scalepet.cli.plan import show
+from scalepet.config import check_config, read_config
 from scalepet.planning import (
     Layout,
     choose_machines,
@@ -26,7 +30,7 @@ from scalepet.planning import (
     count_gathers_after_step,
     gpu_lines,
 )
-from scalepet.recipes.plan import sites_of, work_of
+from scalepet.recipes.plan import plan, sites_of, work_of
 
 WORKER = Path(__file__).with_name("planned.py")
 NUM_RANKS = 2
@@ -242,7 +246,9 @@ def test_the_largest_models_are_planned_in_seconds(
     config = write(tmp_path, shape)
     options = ["--gpus", gpus, "--nodes", gpus // 8, "--link", "ib-400", "--json"]
     started = time.perf_counter()
-    planned = json.loads(run([*SCALEPET, "plan", config, *options]))
+    command = [*SCALEPET, "plan", config, *options]  # a process that has imported nothing
+    done = subprocess.run([str(word) for word in command], capture_output=True, check=True)
+    planned = json.loads(done.stdout)
     seconds = time.perf_counter() - started
     assert planned["backbone"]["num_parameters"] / 1e9 == pytest.approx(billions, abs=0.1)
     assert planned["simplest"] is not None
@@ -277,9 +283,41 @@ def test_all_faults_of_a_plan_come_at_once(tmp_path: Path) -> None:
         assert words in told, told
 
 
-def test_a_plan_is_data_without_loss(tiny_backbones: Path) -> None:
-    from scalepet.recipes.plan import plan
+def test_what_train_would_refuse_without_a_row_a_plan_refuses(
+    tiny_backbones: Path, tmp_path: Path
+) -> None:
+    config = write(tmp_path, XXL)
+    told = run([*SCALEPET, "plan", config, "method={name: head}", "deepspeed=zero4"], code=2)
+    for words in ("head trains nothing on a t5 backbone", "deepspeed: 'zero4' is neither"):
+        assert words in told, told
+    backbone = f"backbone.path={tiny_backbones / 'bert'}"
+    long = [backbone, "backbone.random_start=false", "task.max_source_length=4096"]
+    told = run([*SCALEPET, "plan", config, *long], code=2)
+    assert "task.max_source_length: 4096; allowed: at most 32" in told
 
+
+def test_nodes_of_other_sizes_need_another_partition(tmp_path: Path) -> None:
+    config, few = write(tmp_path, XXL), "zero_hpz_partition_size: 4"
+    machines = ["--gpus", 16, "--link", "ib-200", "--gpu", "a100-40", "method={name: full}"]
+    by_four = run([*SCALEPET, "plan", config, *machines, "--nodes", 4])
+    assert f"deepspeed=zero3_hpz backbone.checkpoint_activations=false; {few} in that" in by_four
+    assert f"zero3_hpz has {few}, the GPUs of a node; the shipped file has 8" in by_four
+    assert few not in run([*SCALEPET, "plan", config, *machines, "--nodes", 2])
+
+
+def test_a_terminal_shows_every_number_whole(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, XXL))
+    machines = {"gpus": 64, "nodes": 8, "link": "ib-400"}
+    for width, host_gib in ((80, None), (40, 1)):
+        console = Console(width=width, markup=False, file=io.StringIO())
+        show(plan(config, choose_machines(**machines, host_gib=host_gib)), console)
+        lines = console.file.getvalue().splitlines()
+        rows = [line for line in lines if line.startswith(("zero", "  checkpointed"))][:10]
+        assert len(rows) == 10 and "…" not in "".join(rows)
+        assert host_gib or max(map(len, rows)) <= width
+
+
+def test_a_plan_is_data_without_loss(tiny_backbones: Path) -> None:
     content = copy.deepcopy(SMALL_CONFIG)
     content["backbone"] = {"path": str(tiny_backbones / "bert")}
     content["task"]["max_source_length"] = 16
