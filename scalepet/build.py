@@ -23,7 +23,7 @@ from scalepet.config import (
 )
 from scalepet.data import Examples, Form, Rows, Task
 from scalepet.engine import AdamW, Answerer
-from scalepet.errors import ConfigError, Faults
+from scalepet.errors import ConfigError, Faults, some_ranks
 from scalepet.pet import METHODS, Method, together
 
 OptionsOf = Callable[[FurtherMethod], dict[str, Any]]
@@ -266,7 +266,11 @@ def load_backbone(plan: Plan, ds_config: dict[str, Any] | None = None) -> Loaded
     Args:
         ds_config: where its stage is 3, the model is built into shards, and each rank reads its
             own part of the files.
+
+    Raises:
+        ConfigError: also where the files of two machines are not the same.
     """
+    _check_alike(plan)
     if engine.shard_filler(ds_config or {}):
         dist.together(lambda: _convert_once(plan))
     with engine.building_into_shards(ds_config or {}):
@@ -276,6 +280,21 @@ def load_backbone(plan: Plan, ds_config: dict[str, Any] | None = None) -> Loaded
             dtype=DTYPES[plan.config.precision],
             device=engine.pick_device(),
             fill=engine.shard_filler(ds_config or {}),
+            together=dist.together,
+        )
+
+
+def _check_alike(plan: Plan) -> None:
+    """Shards of two checkpoints would make a model that is neither, without a word."""
+    names = dist.all_gather_objects(dist.together(lambda: plan.backbone_fingerprint))
+    if len(set(names)) > 1:
+        found = ", ".join(
+            f"{name} on {some_ranks([rank for rank, own in enumerate(names) if own == name])}"
+            for name in dict.fromkeys(names)
+        )
+        raise ConfigError(
+            f"backbone.path: {plan.config.backbone.path!r} is not the same on all machines: weights"
+            f" {found}; allowed: the same files everywhere"
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def needs_conversion(backbone: Backbone) -> bool:
 
 def convert(backbone: Backbone, config: object) -> Path:
     """Write the weights as safetensors, file by file, beside the hub's cache; a file at a time is
-    mapped into memory, and nothing in it is run.
+    mapped into memory (read, where it is of torch before 1.6), and nothing in it is run.
 
     Returns:
         The folder; it is left as it is where it is there already.
@@ -39,7 +40,8 @@ def convert(backbone: Backbone, config: object) -> Path:
     folder = converted_folder(backbone, config)
     if folder.is_dir():
         return folder
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
+    # On two machines, or in two containers, two processes may have one number.
+    unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")
     try:
         unfinished.mkdir(parents=True)
         for file in weight_files(backbone, fetch=True):
@@ -49,9 +51,10 @@ def convert(backbone: Backbone, config: object) -> Path:
             safetensors.torch.save_file(tensors, target, metadata={"format": "pt"})
         unfinished.rename(folder)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         if not folder.is_dir():  # else another machine was faster
             raise CheckpointError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
@@ -63,7 +66,9 @@ def converted_folder(backbone: Backbone, config: object) -> Path:
 def _own_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """Tensors of a pickle file; of those that share their numbers the first one."""
     seen = set()
-    loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    # torch before 1.6 wrote no zip files, which alone can be mapped.
+    is_mapped = zipfile.is_zipfile(file)
+    loaded = torch.load(file, map_location="cpu", mmap=is_mapped, weights_only=True)
     for name, tensor in loaded.items():
         key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
         if key not in seen:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 import transformers
@@ -19,11 +19,19 @@ from scalepet.backbones.model_config import family_of
 from scalepet.backbones.sites import matches
 from scalepet.backbones.slices import WeightFiles
 
+T = TypeVar("T")
+
 Read = Callable[[int, int], Tensor]
 """``(start, stop) -> numbers start to stop of the flat tensor``."""
 
 Fill = Callable[[nn.Parameter, Read], None]
 """Reads what this process keeps of a parameter, and keeps it."""
+
+
+class Together(Protocol):
+    """Work that fails on all ranks where it fails on one."""
+
+    def __call__(self, work: Callable[[], T]) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,12 @@ class Filled:
     how: str
 
 
-def fill_model(backbone: Backbone, config: Any, *, dtype: torch.dtype, fill: Fill) -> Filled | str:
+def fill_model(
+    backbone: Backbone, config: Any, *, dtype: torch.dtype, fill: Fill, together: Together
+) -> Filled | str:
     """Build the model empty, inside the engine's loading context, and fill it part by part.
+
+    All ranks together; their files are the same.
 
     Returns:
         The reason why it cannot be done where the files are no safetensors, or do not name their
@@ -56,7 +68,7 @@ def fill_model(backbone: Backbone, config: Any, *, dtype: torch.dtype, fill: Fil
         files, origin = sorted(folder.glob("*.safetensors")), f", from {folder}"
     if not files:
         return "its weights are no safetensors files"
-    weights, family = WeightFiles.open(files), family_of(config)
+    weights, family = together(lambda: WeightFiles.open(files)), family_of(config)
     model = _empty(backbone, config, dtype)
     sources = _sources(model, weights)
     parameters = dict(model.named_parameters())
@@ -76,9 +88,13 @@ def fill_model(backbone: Backbone, config: Any, *, dtype: torch.dtype, fill: Fil
             if weights.shape(source) != full_shape(parameters[name])
         ],
     )
-    for name, source in sources.items():
-        fill(parameters[name], partial(weights.read, source))
-        parameters[name]._is_hf_initialized = True  # type: ignore[attr-defined]
+
+    def read() -> None:
+        for name, source in sources.items():
+            fill(parameters[name], partial(weights.read, source))
+            parameters[name]._is_hf_initialized = True  # type: ignore[attr-defined]
+
+    together(read)  # a rank whose disk fails must not leave the others in what follows
     if lacking:
         torch.manual_seed(backbone.seed)
         model._initialize_missing_keys(False)

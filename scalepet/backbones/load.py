@@ -17,7 +17,7 @@ from torch import nn
 
 from scalepet.backbones.backbone import Backbone, in_plain_words
 from scalepet.backbones.checkpoint import check_shapes, first_of
-from scalepet.backbones.fill import Fill, Filled, fill_model
+from scalepet.backbones.fill import Fill, Filled, Together, fill_model
 from scalepet.backbones.model_config import family_of
 from scalepet.backbones.sites import Site, list_sites, matches
 from scalepet.errors import ConfigError
@@ -118,6 +118,7 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     fill: Fill | None = None,
+    together: Together = lambda work: work(),
 ) -> Loaded:
     """Build and fill the model; every parameter is frozen.
 
@@ -129,6 +130,7 @@ def load_model(
         device: where a random start is drawn: a CPU needs minutes for ten billion numbers.
         fill: keeps the parts that this process needs of a sharded model; without it, or where the
             files cannot be read in parts, transformers reads all of them.
+        together: does work that fails on all ranks where it fails on one.
 
     Raises:
         ConfigError: the checkpoint cannot be read, or lacks tensors of the backbone itself, or has
@@ -142,7 +144,7 @@ def load_model(
         if backbone.random_start:
             model, lacking, how = _draw(config, dtype, device)
         else:
-            model, lacking, how = _read(backbone, config, dtype, fill)
+            model, lacking, how = _read(backbone, config, dtype, fill, together)
     _check_lacking(backbone, lacking, may_lack=family.may_lack)
     model.requires_grad_(False)
     if backbone.checkpoint_activations:
@@ -166,11 +168,13 @@ def _draw(config: Any, dtype: torch.dtype, device: torch.device | str) -> Built:
     return model, (), "drawn at random"
 
 
-def _read(backbone: Backbone, config: Any, dtype: torch.dtype, fill: Fill | None) -> Built:
+def _read(
+    backbone: Backbone, config: Any, dtype: torch.dtype, fill: Fill | None, together: Together
+) -> Built:
     model_class = family_of(config).model_class(config)
     how = "read whole"
     if fill is not None:
-        filled = fill_model(backbone, config, dtype=dtype, fill=fill)
+        filled = fill_model(backbone, config, dtype=dtype, fill=fill, together=together)
         if isinstance(filled, Filled):
             return filled.model, filled.lacking, filled.how
         how = f"read whole by the first rank, since {filled}"
