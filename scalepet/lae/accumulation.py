@@ -74,7 +74,9 @@ class Accumulation:
             else {name: shard.numbers for name, shard in self._online.items()}
         )
         self._stream = torch.cuda.Stream() if self._on_gpu else None
-        self._thread = ThreadPoolExecutor(max_workers=1)
+        # A new thread is on the first GPU of the machine, and may take memory of it.
+        on_ours = (torch.cuda.set_device, (torch.cuda.current_device(),)) if self._on_gpu else ()
+        self._thread = ThreadPoolExecutor(1, "accumulation", *on_ours)
         self._running: Future[None] | None = None
 
     def follow(self) -> None:
