@@ -33,7 +33,7 @@ class StudyMethod(Section):
         (), description="a cell each, with this method.budget; none: one cell, as method says"
     )
     matches: tuple[Text, ...] = Field(
-        (), description="methods of the study: a cell each, with exactly as many entries"
+        (), description="methods of the study: a cell each, with exactly as many entries in all"
     )
     backbones: tuple[Text, ...] | None = Field(
         None, description="of the study, where the method is tried; null: on all of them"
@@ -48,19 +48,49 @@ class StudyMethod(Section):
     @property
     def name(self) -> str:
         """The method's own name; several methods of a study may share it."""
-        return str(self.method.get("name", DEFAULT_METHOD))
+        return name_of(self.method)
+
+    @property
+    def sections(self) -> dict[str, Mapping[str, Any]]:
+        """Where -> what: the method and the further ones beside it, as far as they can be read."""
+        also = self.method.get("also")
+        further = also if isinstance(also, (list, tuple)) else ()
+        places = {f"method.also[{index}]": section for index, section in enumerate(further)}
+        return {
+            "method": self.method,
+            **{place: section for place, section in places.items() if isinstance(section, Mapping)},
+        }
+
+    @property
+    def takes_budget(self) -> bool:
+        """Whether ``budgets`` and ``matches`` have a meaning; they set the first budget alone."""
+        return takes_budget(self.name)
 
     @property
     def chooses_positions(self) -> bool:
-        """Whether the method takes a budget and a seed of positions."""
-        return self.name in METHODS and "budget" in fields_of(METHODS[self.name])
+        """Whether position seeds have a meaning: the first or a further method takes a budget."""
+        return any(takes_budget(name_of(section)) for section in self.sections.values())
 
     def rate(self, budget: int | None) -> float:
-        """The learning rate to start from."""
+        """The learning rate to start from.
+
+        Args:
+            budget: of ``budgets``; in a cell that matches, the whole count that is matched.
+        """
         if not isinstance(self.learning_rate, Mapping):
             return self.learning_rate
         assert budget is not None, "the check has found a number"
         return interpolated(self.learning_rate, budget)
+
+
+def name_of(section: Mapping[str, Any]) -> str:
+    """The name of the method that a section describes."""
+    return str(section.get("name", DEFAULT_METHOD))
+
+
+def takes_budget(name: str) -> bool:
+    """Whether the method of this name trains as many entries as it is told, and chooses them."""
+    return name in METHODS and "budget" in fields_of(METHODS[name])
 
 
 def interpolated(rates: Mapping[int, float], budget: int) -> float:
@@ -167,7 +197,7 @@ class StudyConfig(Section):
         """What the file of a run in this cell would hold; the first rate, seed and folder."""
         own = self.methods[cell.method]
         section = {**own.method}
-        if own.chooses_positions and (cell.budget or cell.matches):
+        if own.takes_budget and (cell.budget or cell.matches):
             section["budget"] = cell.budget or 1  # what matches is counted on a backbone
         return {
             **self.base,

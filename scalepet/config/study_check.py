@@ -11,16 +11,16 @@ import pydantic
 
 from scalepet.config.check import check_config
 from scalepet.config.faults import faults_of
-from scalepet.config.fields import fields_of
 from scalepet.config.models import RunConfig
 from scalepet.config.options import method_options
 from scalepet.config.read import read_content
-from scalepet.config.study import GridCell, StudyConfig, StudyMethod
+from scalepet.config.study import GridCell, StudyConfig, StudyMethod, name_of, takes_budget
 from scalepet.config.words import shown
 from scalepet.errors import ConfigError
 from scalepet.pet import METHODS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VARIES = "released"  # picks whole tensors, in an order that the seed draws
 _NOT_IN_BASE = ("output", "backbone", "task", "method", "seed")
 
 
@@ -135,28 +135,42 @@ def _method_faults(study: StudyConfig) -> Iterator[str]:
                     f"{where}.backbones: {backbone!r}; allowed: of the study:"
                     f" {', '.join(study.backbones)}"
                 )
+        yield from _seed_faults(where, own)
         if own.name not in METHODS:
             continue  # which the check of its runs says
-        if "seed" in own.method:
-            yield (
-                f"{where}.method.seed: {shown(own.method['seed'])}; allowed: not here, the study"
-                " has position_seeds and data_seeds"
-            )
         yield from _budget_faults(where, own)
         yield from _match_faults(study, name)
 
 
+def _seed_faults(where: str, own: StudyMethod) -> Iterator[str]:
+    for place, section in own.sections.items():
+        if "seed" in section and name_of(section) in METHODS:
+            yield (
+                f"{where}.{place}.seed: {shown(section['seed'])}; allowed: not here, the study has"
+                " position_seeds and data_seeds"
+            )
+
+
 def _budget_faults(where: str, own: StudyMethod) -> Iterator[str]:
     has_cells = bool(own.budgets or own.matches)
-    if not own.chooses_positions:
-        for field in ("budgets", "matches", "position_seeds"):
-            if getattr(own, field):
-                takers = [name for name in METHODS if "budget" in fields_of(METHODS[name])]
-                yield (
-                    f"{where}.{field}: {shown(getattr(own, field))} of the method {own.name};"
-                    f" allowed: with {' or '.join(takers)}, which choose positions"
-                )
-    elif has_cells and "budget" in own.method:
+    takers = " or ".join(filter(takes_budget, METHODS))
+    if own.budgets and not own.takes_budget:
+        yield (
+            f"{where}.budgets: {shown(own.budgets)} of the method {own.name}; allowed: with"
+            f" {takers}, which take a budget"
+        )
+    if own.matches and not own.takes_budget:
+        exact = " or ".join(name for name in METHODS if takes_budget(name) and name != _VARIES)
+        yield (
+            f"{where}.matches: {shown(own.matches)} of the method {own.name}; allowed: with"
+            f" {exact}, which meets a budget exactly"
+        )
+    if own.position_seeds and not own.chooses_positions:
+        yield (
+            f"{where}.position_seeds: {shown(own.position_seeds)} of the method {own.name};"
+            f" allowed: with {takers}, which choose positions"
+        )
+    if own.takes_budget and has_cells and "budget" in own.method:
         yield (
             f"{where}.method.budget: {shown(own.method['budget'])} beside budgets or matches;"
             " allowed: one or the other"
@@ -171,18 +185,33 @@ def _budget_faults(where: str, own: StudyMethod) -> Iterator[str]:
 
 
 def _match_faults(study: StudyConfig, name: str) -> Iterator[str]:
-    where = f"methods.{name}.matches"
-    for other in study.methods[name].matches:
+    where, own = f"methods.{name}.matches", study.methods[name]
+    if own.matches and _varies(own):
+        yield (
+            f"{where}: {shown(own.matches)} of a method with {_VARIES}, whose count varies with its"
+            " seed; allowed: of a method that meets a count exactly"
+        )
+    for other in own.matches:
         if other not in study.methods or other == name:
             others = ", ".join(known for known in study.methods if known != name) or "none"
             yield f"{where}: {other!r}; allowed: another method of the study: {others}"
         elif study.methods[other].budgets or study.methods[other].matches:
             yield f"{where}: {other!r}, which has several counts; allowed: a method with one"
+        elif _varies(study.methods[other]):
+            yield (
+                f"{where}: {other!r}, whose count varies with its seed; allowed: a method with one"
+                " count"
+            )
         elif lacking := {*study.backbones_of(name)} - {*study.backbones_of(other)}:
             yield (
                 f"{where}: {other!r}, which is not tried on {', '.join(sorted(lacking))}; allowed:"
                 f" a method that is, or fewer methods.{name}.backbones"
             )
+
+
+def _varies(method: StudyMethod) -> bool:
+    """Whether the method trains another number of entries with another seed."""
+    return any(name_of(section) == _VARIES for section in method.sections.values())
 
 
 def _task_faults(study: StudyConfig) -> Iterator[str]:

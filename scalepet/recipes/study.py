@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from scalepet.config import RunConfig
+from scalepet.config import MethodConfig, RunConfig
 from scalepet.config.fields import fields_of
-from scalepet.config.study import GridCell, StudyConfig, StudyMethod
+from scalepet.config.study import GridCell, StudyConfig, StudyMethod, takes_budget
 from scalepet.errors import DataError
 from scalepet.pet import METHODS
 from scalepet.recipes.run_folder import writing
@@ -27,7 +27,8 @@ class Cell:
 
     Attributes:
         method: its name in the study.
-        budget: how many entries it masks; None where neither a budget nor a match says so.
+        budget: how many entries it masks, in a match with those of the methods beside it; None
+            where neither a budget nor a match says so.
         matches: the method of the study whose count that is.
         factor: by which the learning rate differs from the one that all tries start from.
     """
@@ -100,7 +101,7 @@ class CellPlan:
 
     Attributes:
         config: of its runs, but for rate, seeds and folder.
-        num_masked: entries that the method trains.
+        num_masked: entries that the method and those beside it train.
         rows: of each split.
     """
 
@@ -137,15 +138,14 @@ class CellPlan:
 
     @property
     def _budget(self) -> int | None:
+        # Who matches a count starts from the rate of that count, whatever part of it is masked.
         return self.num_masked if self.place.matches is not None else self.place.budget
 
     def _run(self, factor: float, position_seed: int, data_seed: int) -> StudyRun:
         rate = float(f"{factor * self._own.rate(self._budget):.6g}")
         name = f"lr{rate:g}-p{position_seed}-d{data_seed}"
         config, place = self.config, self.place
-        seed = position_seed if self._own.chooses_positions else data_seed
-        has_seed = "seed" in fields_of(METHODS[self._own.name])
-        method = config.method.model_copy(update={"seed": seed} if has_seed else {})
+        method = _with_seeds(config.method, position_seed=position_seed, data_seed=data_seed)
         of_head = "head_" if self._own.name == "head" else ""
         train = config.train.model_copy(update={f"{of_head}learning_rate": rate})
         source = dataclasses.replace(config.task.source, seed=data_seed)
@@ -169,3 +169,14 @@ class CellPlan:
             factor=factor,
         )
         return StudyRun(config.model_copy(update=changed), cell)
+
+
+def _with_seeds(method: MethodConfig, *, position_seed: int, data_seed: int) -> MethodConfig:
+    """The method and those beside it, each with its seed: of positions where it chooses some."""
+
+    def seed_of(name: str) -> dict[str, int]:
+        has_seed = "seed" in fields_of(METHODS[name])
+        return {"seed": position_seed if takes_budget(name) else data_seed} if has_seed else {}
+
+    also = tuple(further.model_copy(update=seed_of(further.name)) for further in method.also)
+    return method.model_copy(update={**seed_of(method.name), "also": also})

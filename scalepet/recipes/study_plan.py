@@ -62,6 +62,14 @@ class _Model:
 
 
 @dataclass(frozen=True)
+class _Counted:
+    """A method of which no budget is left to tell, and how many entries it trains in all."""
+
+    method: MethodConfig
+    total: int
+
+
+@dataclass(frozen=True)
 class _Look:
     """Looks once at each task, at each backbone with each task, and at each method with each
     budget on each backbone; None stands for what has a fault.
@@ -72,7 +80,7 @@ class _Look:
     _rows: dict[str, _Rows | None] = field(default_factory=dict)
     _pairs: set[tuple[str, str]] = field(default_factory=set)
     _models: dict[str, _Model] = field(default_factory=dict)
-    _counts: dict[GridCell, int | None] = field(default_factory=dict)
+    _counts: dict[GridCell, _Counted | None] = field(default_factory=dict)
 
     def plan(self, cell: GridCell) -> CellPlan | None:
         config = check_config(self.study.content(cell))
@@ -81,12 +89,11 @@ class _Look:
             config = config.model_copy(update={"task": rows.task})
             self._look_at_pair(cell, config)
         model = self._models.get(cell.backbone)
-        count = None if model is None else self._count(cell, model)
-        if rows is None or count is None:
+        counted = None if model is None else self._count(cell, model)
+        if rows is None or counted is None:
             return None
-        if cell.matches is not None:
-            config = _with_budget(config, count)
-        return CellPlan(self.study, cell, config, count, rows.counts)
+        config = _with_method(config, counted.method)
+        return CellPlan(self.study, cell, config, counted.total, rows.counts)
 
     @contextlib.contextmanager
     def _noted(self, sections: Mapping[str, str], *, else_at: str) -> Iterator[None]:
@@ -130,8 +137,8 @@ class _Look:
                 sites = backbones.sketch_sites(plan.model_config)
                 self._models[cell.backbone] = _Model(plan.family, sites)
 
-    def _count(self, cell: GridCell, model: _Model) -> int | None:
-        """How many entries the method of the cell trains."""
+    def _count(self, cell: GridCell, model: _Model) -> _Counted | None:
+        """The method of the cell with its budget, and its count."""
         key = dataclasses.replace(cell, task="")
         if key not in self._counts:
             self._counts[key] = None
@@ -140,25 +147,45 @@ class _Look:
                 self._counts[key] = self._counted(cell, model)
         return self._counts[key]
 
-    def _counted(self, cell: GridCell, model: _Model) -> int | None:
+    def _counted(self, cell: GridCell, model: _Model) -> _Counted | None:
         config = check_config(self.study.content(cell))
         if cell.matches is not None:
-            other = GridCell(cell.backbone, cell.task, cell.matches)
-            budget = self._count(other, model)
-            if budget is None:
+            other = self._count(GridCell(cell.backbone, cell.task, cell.matches), model)
+            if other is None:
                 return None
-            if not budget:
-                raise ConfigError(
-                    f"matches: {cell.matches!r}, which trains nothing of the backbone;"
-                    " allowed: a method that does"
-                )
-            config = _with_budget(config, budget)
-        method = build.plan_method(config, model.sites, options_of=counted_options)
-        if not method.num_parameters and not model.family.head:
+            budget = _budget_left(config, model, matches=cell.matches, total=other.total)
+            config = _with_method(config, config.method.model_copy(update={"budget": budget}))
+        total = _num_trained(config, model)
+        if not total and not model.family.head:
             raise ConfigError("it trains nothing there, since this backbone has no head")
-        return method.num_parameters
+        return _Counted(config.method, total)
 
 
-def _with_budget(config: RunConfig, budget: int) -> RunConfig:
-    method = config.method.model_copy(update={"budget": budget})
+def _budget_left(config: RunConfig, model: _Model, *, matches: str, total: int) -> int:
+    """Of the count that is matched, what the methods beside the first one leave to it."""
+    if not total:
+        raise ConfigError(
+            f"matches: {matches!r}, which trains nothing of the backbone; allowed: a method that"
+            " does"
+        )
+    faults, beside = Faults(), 0
+    for further in config.method.also:
+        alone = MethodConfig(name=further.name, **further.options)
+        with faults.noted(f"{further.name}: "):
+            beside += _num_trained(_with_method(config, alone), model)
+    faults.raise_any()
+    if beside >= total:
+        names = " + ".join(further.name for further in config.method.also)
+        raise ConfigError(
+            f"matches: {matches!r}, which trains {total:,}: nothing is left beside the {beside:,}"
+            f" of {names} in also; allowed: a method that trains more, or less in also"
+        )
+    return total - beside
+
+
+def _num_trained(config: RunConfig, model: _Model) -> int:
+    return build.plan_method(config, model.sites, options_of=counted_options).num_parameters
+
+
+def _with_method(config: RunConfig, method: MethodConfig) -> RunConfig:
     return config.model_copy(update={"method": method})

@@ -86,6 +86,16 @@ def test_only_methods_that_choose_positions_have_several_of_their_seeds(
     assert checked.seeds("lora") == [(0, 0), (0, 1), (0, 2)]
 
 
+def test_a_method_that_chooses_positions_beside_another_has_their_seeds(
+    study: dict[str, Any],
+) -> None:
+    both = {"name": "prompt", "also": [{"name": "apet", "budget": 100}]}
+    study["methods"]["both"] = {"method": both, "learning_rate": 1.0}
+    assert check_study(study).seeds("both") == [(0, 0), (1, 0)]
+    study["methods"]["both"]["position_seeds"] = [4, 5, 6]
+    assert check_study(study).seeds("both") == [(4, 0), (5, 0), (6, 0)]
+
+
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [(1, 1.0), (10, 1.0), (100, 0.1), (1000, 0.01), (10**6, 0.01)],
@@ -180,6 +190,45 @@ Change = Callable[[dict[str, Any]], None]
         (
             lambda s: s["methods"]["lora"]["method"].update(seed=3),
             ["methods.lora.method.seed: 3; allowed: not here"],
+        ),
+        (
+            lambda s: s["methods"].update(
+                both={
+                    "method": {
+                        "name": "prompt",
+                        "also": [{"name": "lora"}, {"budget": 100, "seed": 7}],
+                    },
+                    "learning_rate": 1.0,
+                    "budgets": [5],
+                }
+            ),
+            [
+                "methods.both.budgets: [5] of the method prompt; allowed: with apet or released",
+                "methods.both.method.also[1].seed: 7; allowed: not here",
+            ],
+        ),
+        (
+            lambda s: (
+                s["methods"].update(
+                    old={
+                        "method": {"name": "released"},
+                        "learning_rate": 1.0,
+                        "matches": ["lora"],
+                    },
+                    one={"method": {"name": "released", "budget": 900}, "learning_rate": 1.0},
+                    two={
+                        "method": {"name": "lora", "also": [{"name": "released", "budget": 900}]},
+                        "learning_rate": 1.0,
+                    },
+                ),
+                s["methods"]["apet"].update(matches=["one", "two"]),
+            ),
+            [
+                "methods.apet.matches: 'one', whose count varies with its seed; allowed: a method"
+                " with one count",
+                "methods.apet.matches: 'two', whose count varies with its seed",
+                "methods.old.matches: ['lora'] of a method with released, whose count varies",
+            ],
         ),
         (
             lambda s: s["methods"]["lora"].update(learning_rate={10: 0.1}),

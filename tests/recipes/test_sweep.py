@@ -111,6 +111,47 @@ def test_a_match_has_exactly_the_count_of_the_other_and_its_rate(plans) -> None:
     assert head.tries[0].config.train.head_learning_rate == 0.005
 
 
+def test_a_match_leaves_out_what_the_methods_beside_it_train(plans) -> None:
+    mix = {
+        "method": {"name": "apet", "also": [{"name": "prompt", "length": 2}]},
+        "budgets": [50],
+        "matches": ["lora"],
+        "learning_rate": {10: 0.1, 1000: 0.02},
+    }
+    methods = {"lora": {"method": {"name": "lora", "r": 2}, "learning_rate": 0.01}}
+    plain, matched, lora = plans(methods={"mix": mix, **methods})
+    beside = plain.num_masked - 50
+    assert 0 < beside < lora.num_masked == matched.num_masked
+    run = matched.tries[0]
+    assert run.config.method.options["budget"] == lora.num_masked - beside
+    assert run.cell.budget == lora.num_masked
+    expected = 0.5 * plain.study.methods["mix"].rate(lora.num_masked)
+    assert run.cell.learning_rate == pytest.approx(expected, rel=1e-5)
+
+    length = mix["method"]["also"][0]["length"] = -(-2 * lora.num_masked // beside)
+    with pytest.raises(ConfigError) as caught:
+        plans(methods={"mix": mix, **methods})
+    (fault,) = caught.value.faults
+    assert fault == (
+        "methods.mix on backbones.tiny: matches: 'lora', which trains"
+        f" {lora.num_masked:,}: nothing is left beside the {length * beside // 2:,} of prompt"
+        " in also; allowed: a method that trains more, or less in also"
+    )
+
+
+def test_seeds_reach_every_method_of_a_run(plans) -> None:
+    method = {
+        "name": "prompt",
+        "length": 1,
+        "also": [{"name": "apet", "budget": 9}, {"name": "lora"}, {"name": "bitfit"}],
+    }
+    (cell,) = plans(data_seeds=[4, 5], methods={"all": {"method": method, "learning_rate": 0.01}})
+    assert [run.folder.name[-6:] for run in cell.repeats(2.0)] == ["-p1-d4", "-p0-d5", "-p1-d5"]
+    prompt, apet, lora, bitfit = cell.repeats(2.0)[2].config.method.all
+    assert (prompt.options["seed"], lora.options["seed"]) == (5, 5)
+    assert (apet.options, bitfit.options) == ({"budget": 9, "seed": 1}, {})
+
+
 def test_a_cell_is_read_as_it_was_written(plans, tmp_path) -> None:
     cell = plans()[1].tries[0].cell
     cell.write(tmp_path)
