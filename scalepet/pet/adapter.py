@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scalepet.backbones import Part, Site, family_of, match_sites, override
 from scalepet.errors import ConfigError
 from scalepet.pet.calibration import add_scale, scaled
-from scalepet.pet.method import Count, Method
+from scalepet.pet.method import Count, Keeps, Method
 from scalepet.pet.start import add_parameter, kaiming_uniform, normal
 
 Placement = Literal["houlsby", "pfeiffer", "parallel", "parallel_attention"]
@@ -98,6 +98,10 @@ class Adapters(Method):
         if self.options["calibrated"]:
             return kaiming_uniform(name, shape, seed=self.options["seed"])
         return normal(name, shape, std=_STD, seed=self.options["seed"])
+
+    def keeps_at(self, site: Site) -> Keeps:
+        # The bottleneck's own input, and what is inside before and behind its activation.
+        return Keeps(input=False, numbers=site.shape[0] + 2 * self.bottleneck)
 
     def record(self) -> dict[str, Any]:
         return {"options": dict(self.options)}

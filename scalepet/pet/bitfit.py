@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from scalepet.backbones import Site, SiteKind, match_sites, override
 from scalepet.errors import ConfigError
 from scalepet.pet.calibration import add_scale, scaled, scaled_in
-from scalepet.pet.method import Method
+from scalepet.pet.method import Keeps, Method
 from scalepet.pet.start import add_parameter
 
 
@@ -53,6 +53,9 @@ class BitFit(Method):
             # The outputs of a convolution are followed by its places.
             num_places = max(0, len(site.shape) - 2)
             override(module, _then_add(module, shape=(-1, *(1,) * num_places)))
+
+    def keeps_at(self, site: Site) -> Keeps:
+        return Keeps(input=False)
 
     def record(self) -> dict[str, Any]:
         return {"options": dict(self.options)}

@@ -58,8 +58,12 @@ class Concat(Method):
     def num_parameters(self) -> int:
         return self.count
 
+    @property
+    def num_positions(self) -> int:  # type: ignore[override]
+        return math.ceil(self.count / self.width)
+
     def attach(self, model: Any) -> None:
-        length = math.ceil(self.count / self.width)
+        length = self.num_positions
         seed = self.options["seed"]
         model.concat = SparseRows(
             normal("concat", (self.count,), std=_STD, seed=seed),

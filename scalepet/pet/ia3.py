@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scalepet.backbones import Part, Site, match_sites, override
 from scalepet.pet.calibration import add_scale
-from scalepet.pet.method import Method
+from scalepet.pet.method import Keeps, Method
 from scalepet.pet.start import add_parameter
 
 
@@ -41,6 +41,10 @@ class Ia3(Method):
             if self.options["calibrated"]:
                 add_scale(linear, "ia3", like=linear.weight)
             override(linear, _scale_input(linear) if _axis(site) else _scale_output(linear))
+
+    def keeps_at(self, site: Site) -> Keeps:
+        # What a factor is multiplied with: an input, or the outputs as they were before.
+        return Keeps() if _axis(site) else Keeps(input=False, numbers=site.shape[0])
 
     def record(self) -> dict[str, Any]:
         return {"options": dict(self.options)}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from scalepet.backbones import Part, Site, match_sites, override
 from scalepet.errors import ConfigError
 from scalepet.pet.calibration import add_scale, check_replaced, scaled, scaled_in
-from scalepet.pet.method import Count, Method, Positive
+from scalepet.pet.method import Count, Keeps, Method, Positive
 from scalepet.pet.start import add_parameter, kaiming_uniform
 
 _ALPHA = 16.0
@@ -58,6 +58,9 @@ class Lora(Method):
             return inner(x) + F.linear(low, scaled(linear, "lora_B")) * self.scaling
 
         override(linear, forward)
+
+    def keeps_at(self, site: Site) -> Keeps:
+        return Keeps(numbers=self.r)
 
     def record(self) -> dict[str, Any]:
         return {"options": dict(self.options)}

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from scalepet.backbones import Site
 from scalepet.pet.calibration import is_scale
 
 # Types of options; the config holds a file to their limits before a builder is called.
 Count = Annotated[int, Gt(0)]
 Positive = Annotated[float, Gt(0)]
+
+
+class Keeps(NamedTuple):
+    """What backward needs of one site for the sake of a method, beside what the backbone needs.
+
+    Attributes:
+        input: the input of the site's layer.
+        numbers: of a token, beyond that.
+    """
+
+    input: bool = True
+    numbers: int = 0
 
 
 class Method(Protocol):
@@ -26,12 +39,16 @@ class Method(Protocol):
             add, so it is attached before them.
         keeps_backbone: the weights of the backbone stay as they are, so that it can be had back.
         cannot_merge: why no plain model can hold what it has learnt; None where one can.
+        num_positions: how many the encoder reads beside those of the input.
+        num_slots: keys and values that the attention of every site looks at beside its own.
     """
 
     starts_as_backbone: bool = True
     goes_first: bool = False
     keeps_backbone: bool = True
     cannot_merge: str | None = None
+    num_positions: int = 0
+    num_slots: int = 0
 
     @property
     def num_parameters(self) -> int: ...
@@ -55,6 +72,10 @@ class Method(Protocol):
         one, beside which the first steps of a long warm-up are lost in rounding.
         """
         return is_scale(name)
+
+    def keeps_at(self, site: Site) -> Keeps:
+        """What of a site, one of the method's, is kept from forward to backward."""
+        return Keeps()
 
     def merged(self, name: str, tensor: Tensor, trained: Mapping[str, Tensor]) -> Tensor:
         """What the tensor ``name`` of the backbone is in a plain model that computes the same.

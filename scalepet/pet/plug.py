@@ -22,7 +22,7 @@ from scalepet.backbones import Site, match_sites, override
 from scalepet.errors import ConfigError
 from scalepet.masks import SparseMask, select_entries
 from scalepet.pet.adapter import count_bottleneck
-from scalepet.pet.method import Method
+from scalepet.pet.method import Keeps, Method
 from scalepet.pet.start import add_parameter, kaiming_uniform
 
 
@@ -103,6 +103,10 @@ class Plug(Method):
         if len(shape) == 1:
             return torch.zeros(shape)
         return kaiming_uniform(name, shape, seed=self.options["seed"])
+
+    def keeps_at(self, site: Site) -> Keeps:
+        # The input of both bottlenecks, and what is inside of them around the activation.
+        return Keeps(input=False, numbers=site.shape[0] + 3 * self.size)
 
     def record(self) -> dict[str, Any]:
         return {"options": dict(self.options), "mask": self.mask.checksum}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from scalepet.backbones import Site, attend_prefix, match_sites
 from scalepet.pet.calibration import add_scale, check_replaced, scaled
-from scalepet.pet.method import Count, Method, Positive
+from scalepet.pet.method import Count, Keeps, Method, Positive
 from scalepet.pet.start import add_parameter, normal, uniform
 
 _STD = 0.1
@@ -75,6 +75,10 @@ class PrefixTuning(Method):
         scales = 2 * len(self.sites) if self.options["calibrated"] else 0
         return scales + sum(2 * self.length * site.shape[0] for site in self.sites)
 
+    @property
+    def num_slots(self) -> int:  # type: ignore[override]
+        return self.length
+
     def attach(self, model: nn.Module) -> None:
         calibrated = self.options["calibrated"]
         for site in self.sites:
@@ -95,6 +99,9 @@ class PrefixTuning(Method):
         if self.options["calibrated"]:
             return uniform(name, shape, low=0.0, high=_HIGH, seed=seed)
         return normal(name, shape, std=self.options["std"], seed=seed)
+
+    def keeps_at(self, site: Site) -> Keeps:
+        return Keeps(input=False)
 
     def record(self) -> dict[str, Any]:
         return {"options": dict(self.options)}

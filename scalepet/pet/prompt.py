@@ -48,6 +48,10 @@ class PromptTuning(Method):
     def num_parameters(self) -> int:
         return self.length * self.width + (1 if self.options["calibrated"] else 0)
 
+    @property
+    def num_positions(self) -> int:  # type: ignore[override]
+        return self.length
+
     def attach(self, model: Any) -> None:
         start = normal(
             "prompt",

@@ -37,7 +37,7 @@ class Line:
 def gpu_lines(
     work: Work, layout: Layout, machines: Machines, *, is_checkpointed: bool
 ) -> tuple[Line, ...]:
-    """What one GPU holds at its fullest moment, the end of a forward."""
+    """What one GPU holds at its fullest moment: the end of a forward, or the middle of a layer."""
     lines = [
         *_weights(work, layout, machines),
         *_trained(work, layout, machines),
@@ -113,12 +113,14 @@ def _buffers(work: Work, layout: Layout, machines: Machines) -> Iterator[Line]:
 
 def _activations(work: Work, layout: Layout, *, is_checkpointed: bool) -> Iterator[Line]:
     kept = work.kept(work.rows, keeps_inputs=layout.is_sharded, is_checkpointed=is_checkpointed)
-    why = f"rows: {work.rows}; tokens of each: {work.source} + {work.target}"
+    source = work.batch(1).length("source")
+    why = f"rows: {work.rows}; tokens of each: {source} + {work.target}"
     why += ", one input a layer" if is_checkpointed else ""
     yield Line("activations", kept.saved_bytes, why)
     yield Line("one layer again", kept.again_bytes, "while backward runs it a second time")
-    passing = max(kept.passing_bytes, work.temporary_bytes)
-    yield Line("passing", passing, "logits and their gradients, or value gradients being formed")
+    passing = max(kept.layer_bytes, kept.passing_bytes, work.temporary_bytes)
+    why = "a layer's forward, logits and their gradients, or value gradients being formed"
+    yield Line("passing", passing, why)
 
 
 def host_lines(work: Work, layout: Layout, machines: Machines) -> tuple[Line, ...]:

@@ -17,7 +17,7 @@ class Work:
     Attributes:
         frozen: numbers of every frozen tensor.
         trained: numbers of every trained tensor, the head's and those trained in place included.
-        tuned: see ``count_activations``.
+        tuned, outputs, slots: see ``count_activations``.
         whole_gradients: names of weights whose whole gradient is formed in backward.
         index_bytes: of the positions of masks; whole on every GPU.
         temporary_bytes: of value gradients while they are formed.
@@ -25,6 +25,7 @@ class Work:
         num_offline: offline copies of them that LAE keeps.
         batch_size: rows of an optimizer step over all GPUs.
         rows: of a micro-batch, at most.
+        source, target, prompt: see ``Batch``.
     """
 
     shape: Shape
@@ -38,6 +39,9 @@ class Work:
     num_offline: int = 0
     batch_size: int = field(kw_only=True)
     rows: int = field(kw_only=True)
+    outputs: frozenset[str] = field(default=frozenset(), kw_only=True)
+    slots: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    prompt: int = field(default=0, kw_only=True)
     source: int = field(kw_only=True)
     target: int = field(kw_only=True)
     num_bytes: int = field(kw_only=True)
@@ -51,17 +55,20 @@ class Work:
         return sum(self.trained)
 
     def batch(self, rows: int) -> Batch:
-        return Batch(rows, self.source, self.target, self.num_bytes)
+        return Batch(rows, self.source, self.target, self.num_bytes, prompt=self.prompt)
 
     def tokens(self, rows: int) -> int:
         """Of all streams."""
-        return rows * (self.source + self.target)
+        batch = self.batch(rows)
+        return batch.tokens("source") + batch.tokens("target")
 
     def kept(self, rows: int, *, keeps_inputs: bool, is_checkpointed: bool) -> Kept:
         return count_activations(
             self.shape,
             self.batch(rows),
             tuned=self.tuned,
+            outputs=self.outputs,
+            slots=self.slots,
             keeps_inputs=keeps_inputs,
             is_checkpointed=is_checkpointed,
         )
@@ -77,7 +84,7 @@ class Work:
         memory = False
         starts_live = any(tensor.name in self.tuned for tensor in self.shape.start)
         for stack in self.shape.stacks:
-            is_live = starts_live
+            is_live = starts_live or (self.prompt > 0 and stack.stream == "source")
             for block in stack.blocks:
                 for layer in block.sublayers:
                     is_live = is_live or any(t.name in self.tuned for t in layer.tensors)

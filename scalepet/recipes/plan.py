@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +14,7 @@ from scalepet.backbones import Backbone, Site
 from scalepet.config import FurtherMethod, RunConfig, method_options
 from scalepet.errors import ConfigError, Faults
 from scalepet.pet import Apet, Method
-from scalepet.planning import GIB, Machines, Outlook, Shape, Tensor, Work
+from scalepet.planning import GIB, Machines, Outlook, Shape, Work
 
 ASSUMED_CLASSES = 2
 TEMPORARY_BYTES = 128 * 2**20
@@ -51,7 +52,7 @@ class RunPlan:
             "machines": {**machines, "usable_bytes": self.machines.usable_bytes},
             "batch_size": work.batch_size,
             "micro_batch_size": work.rows,
-            "tokens": {"source": work.source, "target": work.target},
+            "tokens": {"source": work.source, "target": work.target, "prompt": work.prompt},
             "layouts": [
                 {**dataclasses.asdict(verdict), "fits": verdict.fits}
                 for verdict in outlook.verdicts
@@ -193,38 +194,80 @@ def counted_options(section: FurtherMethod) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Tuned:
-    """What one method adds up to."""
+class Tuned:
+    """What methods add up to.
+
+    Attributes:
+        sizes: of the tensors that train, those of the head left out.
+        in_place: names of the backbone's own tensors that train.
+        beside, outputs, slots: as ``count_activations`` takes them.
+        whole_gradients, index_bytes, temporary_bytes, prompt: see ``Work``.
+    """
 
     sizes: tuple[int, ...] = ()
     beside: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    outputs: frozenset[str] = frozenset()
+    slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
     whole_gradients: frozenset[str] = frozenset()
     in_place: frozenset[str] = frozenset()
     index_bytes: int = 0
     temporary_bytes: int = 0
+    prompt: int = 0
 
 
-def _tuned_by(method: Method, tensors: Mapping[str, Tensor]) -> _Tuned:
-    """How a method's numbers lie on the backbone."""
+def tuned_by(methods: Sequence[Method]) -> Tuned:
+    """How the numbers of methods lie on the backbone."""
+    parts = [_tuned_by_one(method) for method in methods]
+    beside: Counter[str] = Counter()
+    slots: Counter[str] = Counter()
+    inputs: set[str] = set()
+    for part in parts:
+        beside.update(part.beside)
+        slots.update(part.slots)
+        inputs |= part.beside.keys() - part.outputs
+    return Tuned(
+        sizes=tuple(size for part in parts for size in part.sizes),
+        beside=dict(beside),
+        outputs=frozenset(beside.keys() - inputs),
+        slots=dict(slots),
+        whole_gradients=frozenset[str]().union(*(part.whole_gradients for part in parts)),
+        in_place=frozenset[str]().union(*(part.in_place for part in parts)),
+        index_bytes=sum(part.index_bytes for part in parts),
+        temporary_bytes=max(part.temporary_bytes for part in parts),
+        prompt=sum(part.prompt for part in parts),
+    )
+
+
+def _tuned_by_one(method: Method) -> Tuned:
     if isinstance(method, Apet):
         return _tuned_by_mask(method)
     sites: tuple[Site, ...] | None = getattr(method, "sites", None)
     if not method.num_parameters:
-        return _Tuned()
-    if sites is None:  # it joins before the first layer
-        return _Tuned((method.num_parameters,), {next(iter(tensors)): 0})
+        return Tuned()
+    if sites is None:  # a prompt, which is no tensor's
+        return Tuned((method.num_parameters,), prompt=method.num_positions)
     if not method.keeps_backbone:
         names = frozenset(site.name for site in sites)
-        return _Tuned(tuple(s.numel for s in sites), dict.fromkeys(names, 0), names, names)
-    # Two tensors a site (down and up, keys and values), which keep as much inside as they are wide.
-    rank = method.num_parameters // max(1, sum(sum(site.shape) for site in sites))
+        return Tuned(
+            sizes=tuple(site.numel for site in sites),
+            beside=dict.fromkeys(names, 0),
+            whole_gradients=names,
+            in_place=names,
+        )
+    # Two tensors a site (down and up, keys and values).
     size = method.num_parameters // (2 * len(sites))
     sizes = [size] * (2 * len(sites))
     sizes[-1] += method.num_parameters - sum(sizes)
-    return _Tuned(tuple(sizes), {site.name: rank for site in sites})
+    kept = {site.name: method.keeps_at(site) for site in sites}
+    return Tuned(
+        tuple(sizes),
+        beside={name: keeps.numbers for name, keeps in kept.items()},
+        outputs=frozenset(name for name, keeps in kept.items() if not keeps.input),
+        slots={site.name: method.num_slots for site in sites if method.num_slots},
+    )
 
 
-def _tuned_by_mask(method: Apet) -> _Tuned:
+def _tuned_by_mask(method: Apet) -> Tuned:
     """Entries in proportion to the size of each eligible tensor, as a uniform mask has them."""
     total = sum(site.numel for site in method.eligible)
     density = method.count / total
@@ -236,7 +279,7 @@ def _tuned_by_mask(method: Apet) -> _Tuned:
     is_long = [site.numel > 2**31 for site in method.eligible]
     names = [site.name for site in method.eligible]
     dense = frozenset(names) if density >= WHOLE_GRADIENT_DENSITY else frozenset[str]()
-    return _Tuned(
+    return Tuned(
         sizes=(*(count for count in counts if count), *[1] * method.num_scales),
         beside=dict.fromkeys(names, 0),
         whole_gradients=dense,
@@ -249,26 +292,25 @@ def _tuned_by_mask(method: Apet) -> _Tuned:
 
 def _work(config: RunConfig, shape: Shape, methods: Sequence[Method], *, num_gpus: int) -> Work:
     tensors = {tensor.name: tensor for tensor in shape.tensors}
-    tuned = [_tuned_by(method, tensors) for method in methods]
+    tuned = tuned_by(methods)
     head = {tensor.name for tensor in shape.head}
-    moving = head.union(*(part.in_place for part in tuned))
-    beside: dict[str, int] = {}
-    for part in tuned:
-        for name, width in part.beside.items():
-            beside[name] = beside.get(name, 0) + width
+    moving = head | tuned.in_place
     rows_a_gpu = -(-config.train.batch_size // num_gpus)
     return Work(
         shape=shape,
         frozen=tuple(t.numel for name, t in tensors.items() if name not in moving),
         trained=(
-            *(size for part in tuned for size in part.sizes),
+            *tuned.sizes,
             *(tensors[name].numel for name in sorted(head)),
         ),
-        tuned=beside,
-        whole_gradients=frozenset[str]().union(*(part.whole_gradients for part in tuned)),
-        index_bytes=sum(part.index_bytes for part in tuned),
-        temporary_bytes=max(part.temporary_bytes for part in tuned),
-        num_tuned=sum(size for part in tuned for size in part.sizes),
+        tuned=tuned.beside,
+        outputs=tuned.outputs,
+        slots=tuned.slots,
+        prompt=tuned.prompt,
+        whole_gradients=tuned.whole_gradients,
+        index_bytes=tuned.index_bytes,
+        temporary_bytes=tuned.temporary_bytes,
+        num_tuned=sum(tuned.sizes),
         batch_size=config.train.batch_size,
         rows=min(config.train.micro_batch_size, rows_a_gpu),
         source=config.task.max_source_length,
@@ -281,7 +323,8 @@ def _assumptions(config: RunConfig, work: Work, machines: Machines) -> list[str]
     reserved = machines.gpu.memory_gib - machines.usable_bytes / GIB
     found = [
         f"rows are as long as allowed: {work.source} source"
-        + (f" and {work.target} target tokens" if work.target else " tokens"),
+        + (f" and {work.target} target tokens" if work.target else " tokens")
+        + (f", and {work.prompt} positions of a prompt" if work.prompt else ""),
         f"{machines.usable_bytes / GIB:.1f} of {machines.gpu.memory_gib:g} GiB are usable"
         f" ({reserved:.1f} GiB for CUDA, NCCL, workspaces and fragmentation)",
         f"matrix products reach {machines.mfu:.0%} of {machines.gpu.bf16_tflops:g} TFLOP/s (--mfu)",
