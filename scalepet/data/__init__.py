@@ -11,7 +11,7 @@ from scalepet.data.encoded import Encoded
 from scalepet.data.examples import Examples
 from scalepet.data.forms import IGNORED, WORD_FORMS, Form
 from scalepet.data.joined import joined
-from scalepet.data.labels import discover_labels
+from scalepet.data.labels import check_classes, discover_labels
 from scalepet.data.loader import EvalLoader, Step, TrainLoader
 from scalepet.data.matrix import AccuracyMatrix, Results
 from scalepet.data.metrics import METRICS, Metric, Reference, majority_share, score
@@ -58,6 +58,7 @@ __all__ = [
     "TaskType",
     "Tokenizer",
     "TrainLoader",
+    "check_classes",
     "check_columns",
     "discover_labels",
     "encode",

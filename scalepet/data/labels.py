@@ -76,6 +76,13 @@ def read_classes(task: Task, rows: Rows, bad: BadRows) -> list[int]:
     return classes
 
 
+def check_classes(task: Task, rows: Rows) -> None:
+    """Raises DataError with the rows whose labels are not allowed."""
+    bad = BadRows()
+    read_classes(task, rows, bad)
+    bad.refuse(num_rows=len(rows))
+
+
 def label_text(value: object) -> str | None:
     """What a raw label is compared by: text as it is, whole numbers in decimals, else None."""
     if isinstance(value, bool):

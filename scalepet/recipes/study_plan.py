@@ -12,7 +12,7 @@ from scalepet import backbones, build, data
 from scalepet.backbones import Family, Site
 from scalepet.config import MethodConfig, RunConfig, check_config
 from scalepet.config.study import GridCell, StudyConfig
-from scalepet.data import Task
+from scalepet.data import Splits, Task
 from scalepet.errors import ConfigError, Faults
 from scalepet.recipes.plan import counted_options
 from scalepet.recipes.study import CellPlan
@@ -38,6 +38,15 @@ def plan_study(study: StudyConfig, *, only: Sequence[str] = ()) -> list[CellPlan
     plans = [look.plan(cell) for name, cell in cells.items() if name in wanted]
     look.faults.raise_any()
     return [plan for plan in plans if plan is not None]
+
+
+def _check_classes(task: Task, splits: Splits) -> None:
+    """Also of the splits that name no classes by themselves."""
+    faults = Faults()
+    for split, rows in splits.rows.items():
+        with faults.noted(f"{split}: "):
+            data.check_classes(task, rows)
+    faults.raise_any()
 
 
 def _some(names: Iterable[str]) -> str:
@@ -117,6 +126,8 @@ class _Look:
             self._rows[cell.task] = None
             with self._noted({"task": f"tasks.{cell.task}"}, else_at=f"tasks.{cell.task}"):
                 task, splits = build.load_rows(config)
+                if task.has_classes:
+                    _check_classes(task, splits)
                 counts = {name: len(rows) for name, rows in splits.rows.items()}
                 self._rows[cell.task] = _Rows(task, counts)
         return self._rows[cell.task]

@@ -177,6 +177,7 @@ def test_what_is_impossible_is_refused_as_a_whole_with_all_faults(
         },
     }
     tasks["lost"]["source"]["files"] = {"train": "no.jsonl", "validation": "no.jsonl"}
+    tasks["unlike"] = {**study["tasks"]["colour"], "labels": ["warm", "hot"]}
     methods = {
         **study["methods"],
         "apet": {**study["methods"]["apet"], "budgets": [50, 10**7], "matches": ["lora", "head"]},
@@ -196,6 +197,8 @@ def test_what_is_impossible_is_refused_as_a_whole_with_all_faults(
         "tasks.lost.source.files.train 'no.jsonl' does not exist",
         "backbones.tiny with tasks.texts: task.kind: a bert backbone cannot do",
         "backbones.nowhere.path: ",
+        "tasks.unlike: train: column 'label': 36 of 61 rows cannot be used",
+        "tasks.unlike: test: column 'label': ",
         "methods.apet on backbones.tiny: budget: 10000000 is 10,000,000 entries but",
         "methods.apet on backbones.t5: budget: 10000000 is 10,000,000 entries but",
         "methods.apet on backbones.tiny: matches: 'head', which trains nothing",
