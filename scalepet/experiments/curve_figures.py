@@ -84,7 +84,9 @@ def _draw_others(axes: Axes, curve: Curve) -> None:
 
 
 def _with_size(curve: Curve) -> list[CellScores]:
-    shown = [cell for cell in curve.others if cell.kind not in (HEAD, FULL) and cell.tuned]
+    """All but the head alone, which tunes nothing beside it, and full tuning, which is a line."""
+    full = curve.other(FULL)
+    shown = [cell for cell in curve.others if cell.tuned and cell is not full]
     return sorted(shown, key=lambda cell: -cell.tuned)
 
 

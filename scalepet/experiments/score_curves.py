@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalepet.experiments.cells import FULL, HEAD, CellScores
-from scalepet.experiments.claims import by_setting, is_plain
+from scalepet.experiments.claims import by_setting, is_plain, the_one_of_kind
 from scalepet.experiments.logistic import Logistic, NoFit, fit_logistic
 from scalepet.experiments.thresholds import (
     Baseline,
@@ -55,8 +55,8 @@ class Curve:
     others: tuple[CellScores, ...]
 
     def other(self, kind: str) -> CellScores | None:
-        """The first method of that kind beside the curve."""
-        return next((cell for cell in self.others if cell.kind == kind), None)
+        """What the curve is held against, of the methods of that kind beside it."""
+        return the_one_of_kind(self.others, kind)
 
 
 def curves(cells: Sequence[CellScores]) -> list[Curve]:
@@ -87,8 +87,8 @@ def _curve(own: Sequence[CellScores], plain: Sequence[CellScores]) -> Curve:
     interval = None
     if isinstance(fit, Logistic) and fit.is_inside:
         interval = midpoint_interval(points, fit, num_rows=num_rows, seed=seed)
-    head = next((cell for cell in plain if cell.kind == HEAD and cell.head), None)
-    full = next((cell for cell in plain if cell.kind == FULL), None)
+    head = the_one_of_kind((cell for cell in plain if cell.head), HEAD)
+    full = the_one_of_kind(plain, FULL)
     baseline = _baseline(own, metric)
     with_head = points if head is None else (Point(0, head.scores), *points)
     return Curve(
