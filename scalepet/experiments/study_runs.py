@@ -158,12 +158,22 @@ def _why_failed(path: Path) -> str:
 
 def _told_apart(found: Sequence[tuple[str, StudyRun]]) -> tuple[StudyRun, ...]:
     """With the study in the backbone's name where two studies share a backbone and a task: their
-    settings may differ, and their scores are not to be averaged.
+    settings may differ, and their scores are not to be averaged. Also where they call different
+    backbones by one name.
     """
     grids: dict[tuple[str, str], set[str]] = {}
+    meant: dict[str, dict[str, set[str]]] = {}
     for study, run in found:
-        grids.setdefault((run.cell.backbone, run.cell.task), set()).add(study)
+        backbone = run.cell.backbone
+        grids.setdefault((backbone, run.cell.task), set()).add(study)
+        section = json.dumps(run.run.config.get("backbone"), sort_keys=True, default=str)
+        meant.setdefault(backbone, {}).setdefault(study, set()).add(section)
     shared = {backbone for (backbone, _), studies in grids.items() if len(studies) > 1}
+    shared |= {
+        backbone
+        for backbone, by_study in meant.items()
+        if any(sections != next(iter(by_study.values())) for sections in by_study.values())
+    }
     return tuple(
         StudyRun(
             f"{run.cell.backbone} ({study})" if run.cell.backbone in shared else run.cell.backbone,

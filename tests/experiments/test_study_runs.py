@@ -139,6 +139,24 @@ def test_two_studies_of_one_grid_are_kept_apart(study: Path) -> None:
     assert {run.backbone for run in studies.runs} == {"bert (demo)", "bert (more)", "t5"}
 
 
+def test_two_backbones_of_one_name_are_kept_apart(study: Path) -> None:
+    """They have other tasks, so no grid is shared; a study with the same backbone mixes nothing."""
+    (other, same) = (study.parent / name for name in ("other", "same"))
+    write_cell(
+        other, "bert", "mood", "lora", score=0.7, tuned=9, seeds=SEEDS,
+        path="assets/large", backbone_size=30_000_000,
+    )  # fmt: skip
+    write_cell(same, "bert", "kind", "lora", score=0.7, tuned=9, seeds=SEEDS)
+    assert {run.backbone for run in read_studies([study, same]).runs} == {"bert"}
+    studies = read_studies([study, other])
+    assert {run.backbone for run in studies.runs} == {"bert (demo)", "bert (other)"}
+    cells, _ = choose_cells(studies.runs)
+    assert {(cell.key.task, cell.backbone_size) for cell in cells} == {
+        ("news", 1_000_000),
+        ("mood", 30_000_000),
+    }
+
+
 def test_the_rate_is_chosen_on_eval_at_the_first_seeds(study: Path) -> None:
     cells, left_out = choose_cells(read_studies([study]).runs)
     assert [cell.key.method for cell in cells] == ["bitfit", "lora"] and not left_out
