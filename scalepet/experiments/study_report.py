@@ -128,6 +128,7 @@ def _listed(seeds: Sequence[int]) -> str:
 def _write_figures(sections: Sequence[Section], folder: Path) -> dict[str, bytes]:
     drawings = {}
     for picture in (picture for section in sections for picture in section.pictures):
+        assert picture.name not in drawings, picture.name
         png, svg = folder / f"{picture.name}.png", folder / f"{picture.name}.svg"
         width, height = picture.inches
         with drawing(png, svg, width=width, height=height, dots_per_inch=DOTS_PER_INCH) as figure:

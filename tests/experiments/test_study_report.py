@@ -76,6 +76,8 @@ def test_the_page_needs_nothing_but_itself(whole: StudyReport) -> None:
         assert f'<section id="{part}">' in page and f'href="#{part}"' in page
     sources = re.findall(r'src="([^"]*)"', page)
     assert len(sources) == len(list((whole.page.parent / "figures").glob("*.svg"))) == 10
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert "http" not in re.sub(r'src="[^"]*"', "", page) and "<script" not in page
     for link in re.findall(r'href="([^#"][^"]*)"', page):
@@ -151,6 +153,23 @@ def test_a_poor_study_makes_a_short_report(
         assert sentence in page, sentence
     names = {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
     assert names == {"c1_methods", "convergence_bert_a___b", "costs"}
+
+
+def test_no_two_figures_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    for backbone, method, score in (("bert", "tiny_apet", 0.3), ("bert_tiny", "apet", 0.6)):
+        for budget in (10, 100):
+            write_cell(
+                tmp_path / "s", backbone, "news", method, kind="apet",
+                score=score, tuned=budget, budget=budget, seeds=[(0, 0)],
+            )  # fmt: skip
+    made = report_studies([tmp_path / "s"], tmp_path / "out")
+    page = made.page.read_text()
+    name = "c3_curve_bert_tiny_apet"
+    for one in (name, f"{name}-2"):
+        assert f'id="figure-{one}"' in page and f'href="figures/{one}.svg"' in page
+    first, second = (tmp_path / "out" / "figures" / f"{n}.svg" for n in (name, f"{name}-2"))
+    assert first.read_bytes() != second.read_bytes()
 
 
 def test_studies_and_runs_are_not_mixed(study: Path, tmp_path: Path) -> None:
