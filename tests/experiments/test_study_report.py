@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,31 @@ def test_a_poor_study_makes_a_short_report(
         assert sentence in page, sentence
     names = {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
     assert names == {"c1_methods", "convergence_bert_a___b", "costs"}
+
+
+def test_what_an_earlier_report_has_left_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is missing at first; later a method is there no more."""
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    study, out = tmp_path / "s", tmp_path / "out"
+    write_cell(study, "bert", "a.b", "lora", score=0.5, tuned=100, seeds=[(0, 0)])
+    broken = study / "runs/bert/mood/lora/lr1-p0-d0"
+    broken.mkdir(parents=True)
+    (out / "tables").mkdir(parents=True)
+    (out / "tables" / "mine.csv").write_text("of somebody else")
+    report_studies([study], out)
+    assert (out / "tables" / "left_out.md").exists() and (out / "tables" / "mine.csv").exists()
+    (out / "tables" / "notes.txt").write_text("kept")
+    (out / "figures" / "c2_gaps.png").write_text("of a method that is gone")
+    shutil.rmtree(study / "runs/bert/mood")
+    report_studies([study], out)
+    tables = {path.name for path in (out / "tables").iterdir()}
+    names = ("c1_methods", "cells", "costs")
+    assert tables == {f"{n}.{kind}" for n in names for kind in ("csv", "md")} | {"notes.txt"}
+    figures = {path.name for path in (out / "figures").iterdir()}
+    names = ("c1_methods", "convergence_bert_a.b", "costs")
+    assert figures == {f"{n}.{kind}" for n in names for kind in ("png", "svg")}
 
 
 def test_no_two_figures_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
