@@ -30,6 +30,10 @@ class Cost:
     step_seconds: float | None
     peak_memory_bytes: int | None
 
+    @property
+    def is_measured(self) -> bool:
+        return self.step_seconds is not None or self.peak_memory_bytes is not None
+
 
 def cost_of(cell: CellScores) -> Cost:
     """What a cell costs, from the logs of all of its runs."""

@@ -320,7 +320,10 @@ def _costs(found: Findings, origin: str) -> Section:
         " rank. On a CPU the peak is the resident memory of the process, with its libraries and"
         " what a run before it has left there: an upper bound."
     ]
-    measured = [cost for cost in found.costs if (cost.step_seconds, cost.peak_memory_bytes)]
+    measured = [cost for cost in found.costs if cost.is_measured]
+    if not measured:
+        sentences.append("No run has measured its cost.")
+        return Section("Cost", "What it costs", sentences)
     sizes = {cost.cell.backbone_size for cost in measured}
     if len(sizes) == 1:
         sentences.append("One size of backbone: cost against its size is not shown.")

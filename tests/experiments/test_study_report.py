@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from study_folders import write_cell, write_study
+from study_folders import SEALED, write_cell, write_study
 
 from scalepet.cli.look import report
 from scalepet.errors import ConfigError
 from scalepet.experiments import study_report
 from scalepet.experiments.study_report import StudyReport, report_studies, summary
 from scalepet.experiments.table import Column, Table
+from scalepet.tracking import seal
 
 PARTS = ("overview", "methods", "same-count", "curves", "positions", "convergence", "cost")
 
@@ -179,6 +180,31 @@ def test_what_an_earlier_report_has_left_goes(
     figures = {path.name for path in (out / "figures").iterdir()}
     names = ("c1_methods", "convergence_bert_a.b", "costs")
     assert figures == {f"{n}.{kind}" for n in names for kind in ("png", "svg")}
+
+
+def test_what_has_no_measured_cost_is_not_in_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    study = tmp_path / "s"
+    for method in ("bitfit", "lora"):
+        write_cell(study, "bert", "news", method, score=0.5, tuned=100, seeds=[(0, 0)])
+    forget_costs(study / "runs/bert/news/lora")
+    found = report_studies([study], tmp_path / "out")
+    assert [row["method"] for row in rows(found, "costs")] == ["bitfit"]
+    forget_costs(study / "runs/bert/news/bitfit")
+    found = report_studies([study], tmp_path / "out")
+    assert "No run has measured its cost." in found.page.read_text()
+    assert not (tmp_path / "out" / "tables" / "costs.csv").exists()
+
+
+def forget_costs(runs: Path) -> None:
+    for folder in runs.iterdir():
+        result = json.loads((folder / "result.json").read_text())
+        del result["peak_memory_bytes"]
+        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "metrics.jsonl").write_text("")
+        seal(folder, SEALED)
 
 
 def test_no_two_figures_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
