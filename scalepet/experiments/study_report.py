@@ -53,7 +53,7 @@ def report_studies(folders: Sequence[Path], output: Path) -> StudyReport:
     found = find(studies)
     origin = _origin(studies)
     sections = sections_of(found, origin=origin)
-    names = ", ".join(Path(folder).name for folder in studies.folders)
+    names = ", ".join(Path(folder).resolve().name for folder in studies.folders)
     had_report = (output / PAGE).exists()
     drawings = _write_figures(sections, output / "figures")
     page = render(f"Scaling study: {names}", sections, origin=origin, drawings=drawings)

@@ -207,6 +207,24 @@ def forget_costs(runs: Path) -> None:
         seal(folder, SEALED)
 
 
+def test_studies_may_lie_here_and_be_called_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two dollars in a name are no formula, in a legend and at a tick as elsewhere."""
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    for name, size in (("one$^$", 1_000_000), ("two$^$", 30_000_000)):
+        for method in ("bitfit", "lora"):
+            write_cell(
+                tmp_path / name, "bert", "news", method,
+                score=0.5, tuned=100, seeds=[(0, 0)], backbone_size=size,
+            )  # fmt: skip
+    monkeypatch.chdir(tmp_path / "one$^$")
+    made = report_studies([Path(), Path("../two$^$")], tmp_path / "out")
+    assert "<h1>Scaling study: one$^$, two$^$</h1>" in made.page.read_text()
+    shown = written_in(tmp_path / "out" / "figures" / "c1_spread.svg")
+    assert "bert (one$^$)" in shown and "bert (two$^$)" in shown
+
+
 def test_no_two_figures_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
     for backbone, method, score in (("bert", "tiny_apet", 0.3), ("bert_tiny", "apet", 0.6)):
