@@ -74,7 +74,7 @@ def test_the_goal_is_the_method_called_full(tmp_path: Path) -> None:
     for size, score in ((1_000, 0.61), (100_000, 0.85)):
         write(tmp_path, "apet", {(0, 0): score}, tuned=size, budget=size)
     few = {(0, 0): 0.61, (0, 1): 0.60, (0, 2): 0.62}
-    write(tmp_path, "all-biases", few, tuned=3_000_000, kind="full")
+    write(tmp_path, "all-biases", few, tuned=3_000, kind="full")
     write(tmp_path, "full", {(0, 0): 0.86, (0, 1): 0.84, (0, 2): 0.85}, tuned=1_000_000)
     (curve,) = curves(cells_of(tmp_path))
     goal = curve.other("full")
