@@ -60,13 +60,15 @@ class Curve:
 
 
 def curves(cells: Sequence[CellScores]) -> list[Curve]:
-    """One for each backbone, task and method with at least two sizes."""
+    """One for each backbone, task and method with at least two sizes above 0: a budget that came
+    to nothing, as it may by the released rule, has no place on a logarithmic axis.
+    """
     found = []
     for group in by_setting(cells).values():
         plain = [cell for cell in group if is_plain(cell)]
         methods = sorted({cell.key.method for cell in group if not is_plain(cell)})
         for method in methods:
-            own = [c for c in group if c.key.method == method and not is_plain(c)]
+            own = [c for c in group if c.key.method == method and not is_plain(c) and c.tuned]
             if len({cell.tuned for cell in own}) >= MIN_NUM_POINTS:
                 found.append(_curve(own, plain))
     return found

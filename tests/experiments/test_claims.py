@@ -130,6 +130,14 @@ def test_a_curve_has_every_size_once_and_the_head_at_zero(tmp_path: Path) -> Non
     assert curve.interval is None
 
 
+def test_a_budget_that_came_to_nothing_is_no_point_of_a_curve(tmp_path: Path) -> None:
+    for budget, tuned in ((100, 0), (1_000, 700), (10_000, 9_000)):
+        scores = {(0, 0): tuned / 10_000}
+        write(tmp_path, "released", scores, tuned=tuned, budget=budget)
+    (curve,) = curves(cells_of(tmp_path))
+    assert [point.tuned for point in curve.points] == [700, 9_000]
+
+
 def test_texts_are_held_against_the_score_before_training(tmp_path: Path) -> None:
     """The fixture scores .05 at step 0: 20 of 400 rows, beaten by 33 and not by 32."""
     for size, right in ((10, 32), (100, 33), (1_000, 200)):
