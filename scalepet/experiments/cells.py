@@ -96,7 +96,8 @@ def seeds_of(run: StudyRun) -> Seeds:
 
 def choose_cells(runs: Sequence[StudyRun]) -> tuple[tuple[CellScores, ...], tuple[LeftOut, ...]]:
     """Every cell at the factor with the best score on eval at its first seeds; test is not looked
-    at. The first seeds are those that most factors were tried at.
+    at. The first seeds are those of the study, as the sweep takes them; where they are not known,
+    those that most factors were tried at.
 
     Returns:
         The cells in the order of their keys, and runs that say the same as another one.
@@ -146,7 +147,8 @@ def _choose(key: Key, runs: Sequence[StudyRun], *, backbone_size: int) -> CellSc
     tries: dict[Seeds, dict[float, float]] = {}
     for run in runs:
         tries.setdefault(seeds_of(run), {})[run.cell.factor] = run.eval_score
-    first = min(tries, key=lambda seeds: (-len(tries[seeds]), seeds))
+    firsts = {seeds_of(run) for run in runs if run.is_at_first_seeds}
+    first = min(tries, key=lambda seeds: (seeds not in firsts, -len(tries[seeds]), seeds))
     factor = best_factor(tries[first])
     chosen = sorted((run for run in runs if run.cell.factor == factor), key=seeds_of)
     return CellScores(key, factor, dict(sorted(tries[first].items())), tuple(chosen), backbone_size)

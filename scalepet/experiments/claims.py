@@ -81,17 +81,26 @@ def is_plain(cell: CellScores) -> bool:
     return cell.key.budget is None and cell.key.matches is None
 
 
-def spreads(cells: Sequence[CellScores]) -> list[Spread]:
-    """One for each backbone and task: over those of ``SPREAD_METHODS`` that are there; where the
-    study has several of a kind, the one that is called like it, else the first.
+def the_one_of_kind(cells: Iterable[CellScores], kind: str) -> CellScores | None:
+    """Of methods of a kind, each with a size of its own, the one that is called like the kind, else
+    the one with most tuned parameters; None where there is none.
     """
+    alike = [cell for cell in cells if is_plain(cell) and cell.kind == kind]
+    return min(
+        alike,
+        key=lambda cell: (cell.key.method != kind, -cell.tuned, cell.key.method),
+        default=None,
+    )
+
+
+def spreads(cells: Sequence[CellScores]) -> list[Spread]:
+    """One for each backbone and task: over those of ``SPREAD_METHODS`` that are there."""
     found = []
     for (backbone, task), group in by_setting(cells).items():
         means = {}
         for kind in SPREAD_METHODS:
-            alike = [cell for cell in group if is_plain(cell) and cell.kind == kind]
-            if alike:
-                cell = min(alike, key=lambda cell: (cell.key.method != cell.kind, cell.key.method))
+            cell = the_one_of_kind(group, kind)
+            if cell is not None:
                 means[cell.key.method] = cell.mean
         if means:
             size = group[0].backbone_size

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalepet.experiments.cells import CellScores
+from scalepet.experiments.claims import is_plain, the_one_of_kind
 from scalepet.experiments.runs import Run
 
 Line = tuple[list[float], list[float]]
@@ -28,6 +29,10 @@ class Cost:
     cell: CellScores
     step_seconds: float | None
     peak_memory_bytes: int | None
+
+    @property
+    def is_measured(self) -> bool:
+        return self.step_seconds is not None or self.peak_memory_bytes is not None
 
 
 def cost_of(cell: CellScores) -> Cost:
@@ -72,8 +77,8 @@ def shown_in_convergence(cells: Sequence[CellScores]) -> list[CellScores]:
     """Every method with a size of its own, and of those with several sizes the smallest, the one
     nearest to LoRA's (else the middle one) and the largest: more lines cannot be told apart.
     """
-    plain = [cell for cell in cells if cell.key.budget is None and cell.key.matches is None]
-    lora = next((cell.tuned for cell in plain if cell.kind == "lora"), None)
+    plain = [cell for cell in cells if is_plain(cell)]
+    lora = the_one_of_kind(plain, "lora")
     kept = list(plain)
     for method in sorted({cell.key.method for cell in cells if cell.key.budget is not None}):
         own = sorted(
@@ -83,7 +88,8 @@ def shown_in_convergence(cells: Sequence[CellScores]) -> list[CellScores]:
         if len(own) == 1:  # of a position study, which has a figure of its own
             continue
         middle = own[len(own) // 2]
-        if lora:
-            middle = min(own, key=lambda cell: abs(np.log((cell.tuned or 1) / lora)))
+        if lora is not None and lora.tuned:
+            near = lora.tuned
+            middle = min(own, key=lambda cell: abs(np.log((cell.tuned or 1) / near)))
         kept += {id(cell): cell for cell in (own[0], middle, own[-1])}.values()
     return kept

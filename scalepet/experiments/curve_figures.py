@@ -84,7 +84,9 @@ def _draw_others(axes: Axes, curve: Curve) -> None:
 
 
 def _with_size(curve: Curve) -> list[CellScores]:
-    shown = [cell for cell in curve.others if cell.kind not in (HEAD, FULL) and cell.tuned]
+    """All but the head alone, which tunes nothing beside it, and full tuning, which is a line."""
+    full = curve.other(FULL)
+    shown = [cell for cell in curve.others if cell.tuned and cell is not full]
     return sorted(shown, key=lambda cell: -cell.tuned)
 
 
@@ -130,8 +132,9 @@ def _draw_levels(axes: Axes, curve: Curve) -> list[End]:
 
 def _draw_thresholds(axes: Axes, curve: Curve) -> None:
     """Along the bottom: low hollow, high filled, with their intervals."""
-    sizes = [point.tuned for point in curve.points]
-    axes.set_xlim(sizes[0] / 2, sizes[-1] * 2)
+    sizes = [point.tuned for point in curve.points] + [cell.tuned for cell in _with_size(curve)]
+    smallest, largest = min(sizes), max(sizes)
+    axes.set_xlim(smallest / 2, largest * 2)
     bottom, top = axes.get_ylim()
     bottom -= 0.24 * (top - bottom)
     # The room for the marks may lie below what a score can be.
@@ -139,7 +142,7 @@ def _draw_thresholds(axes: Axes, curve: Curve) -> None:
     axes.set_ylim(bottom, top)
     for place, (name, threshold) in enumerate((("low", curve.low), ("high", curve.high))):
         height = bottom + (0.035 + 0.09 * place) * (top - bottom)
-        _draw_threshold(axes, name, threshold, height, smallest=sizes[0], largest=sizes[-1])
+        _draw_threshold(axes, name, threshold, height, smallest=smallest, largest=largest)
 
 
 def _draw_threshold(

@@ -73,7 +73,7 @@ def panels(figure: Figure, titles: Sequence[str], *, sharey: bool = False) -> li
     for left_over in axes[len(titles) :]:
         left_over.set_visible(False)
     for axis, title in zip(axes, titles, strict=False):
-        axis.set_title(title, parse_math=False)
+        axis.set_title(title)
         axis.set_axisbelow(True)
         axis.tick_params(length=0)
     return axes[: len(titles)]
@@ -87,7 +87,7 @@ def size_of(num_panels: int, *, width: float, height: float) -> tuple[float, flo
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
     """Rows from the top, with a name each."""
-    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
 
@@ -138,7 +138,6 @@ def beside(
         ha="left" if shift[0] >= 0 else "right",
         color=colour,
         fontsize=SMALL_POINTS,
-        parse_math=False,
         zorder=5,
         arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.5} if has_line else None,
     )
@@ -216,6 +215,4 @@ def _handle(*, colour: str, marker: str, name: str) -> Line2D:
 def sign(figure: Figure, origin: str) -> None:
     """Where the numbers come from, small, below all."""
     width = int(CHARACTERS_AN_INCH * figure.get_figwidth())
-    figure.supxlabel(
-        textwrap.fill(origin, width), x=0.01, ha="left", fontsize=7.5, color=GREY, parse_math=False
-    )
+    figure.supxlabel(textwrap.fill(origin, width), x=0.01, ha="left", fontsize=7.5, color=GREY)

@@ -142,14 +142,22 @@ def placements(cells: Sequence[CellScores]) -> list[Placed]:
     """Every budget at which at least two methods that choose positions stand side by side."""
     grouped: dict[tuple[str, str, int], list[CellScores]] = {}
     for cell in cells:
-        key = cell.key
-        if _is_placed(cell):
-            grouped.setdefault((key.backbone, key.task, key.budget or 0), []).append(cell)
+        budget = _budget(cell)
+        if budget is not None:
+            grouped.setdefault((cell.key.backbone, cell.key.task, budget), []).append(cell)
     return [Placed(*key, tuple(own)) for key, own in sorted(grouped.items()) if len(own) > 1]
 
 
-def _is_placed(cell: CellScores) -> bool:
-    return cell.kind in PLACES_ENTRIES and cell.key.budget is not None and not cell.key.matches
+def _budget(cell: CellScores) -> int | None:
+    """Out of which a method chooses positions, of the study or its own; None where it is another
+    method's count, or there is none. In words ("0.1%") it is what was tuned.
+    """
+    if cell.kind not in PLACES_ENTRIES or cell.key.matches is not None:
+        return None
+    if cell.key.budget is not None:
+        return cell.key.budget
+    own = cell.runs[0].run.config["method"].get("budget")
+    return own if isinstance(own, int) or own is None else cell.tuned
 
 
 def looked_at(cells: Sequence[CellScores]) -> list[Placed]:
@@ -161,10 +169,10 @@ def looked_at(cells: Sequence[CellScores]) -> list[Placed]:
     largest: dict[tuple[str, str, str], CellScores] = {}
     for cell in cells:
         key, several = cell.key, len({seed for seed, _ in cell.seeds}) > 1
-        if several and _is_placed(cell) and key[:2] not in seen:
+        if several and _budget(cell) is not None and key[:2] not in seen:
             other = largest.setdefault(key[:3], cell)
-            largest[key[:3]] = max(cell, other, key=lambda cell: cell.key.budget or 0)
-    alone = [Placed(*key[:2], cell.key.budget or 0, (cell,)) for key, cell in largest.items()]
+            largest[key[:3]] = max(cell, other, key=lambda cell: _budget(cell) or 0)
+    alone = [Placed(*key[:2], _budget(cell) or 0, (cell,)) for key, cell in largest.items()]
     return [*found, *alone]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalepet.experiments.cells import FULL, HEAD, CellScores
-from scalepet.experiments.claims import by_setting, is_plain
+from scalepet.experiments.claims import by_setting, is_plain, the_one_of_kind
 from scalepet.experiments.logistic import Logistic, NoFit, fit_logistic
 from scalepet.experiments.thresholds import (
     Baseline,
@@ -55,18 +55,20 @@ class Curve:
     others: tuple[CellScores, ...]
 
     def other(self, kind: str) -> CellScores | None:
-        """The first method of that kind beside the curve."""
-        return next((cell for cell in self.others if cell.kind == kind), None)
+        """What the curve is held against, of the methods of that kind beside it."""
+        return the_one_of_kind(self.others, kind)
 
 
 def curves(cells: Sequence[CellScores]) -> list[Curve]:
-    """One for each backbone, task and method with at least two sizes."""
+    """One for each backbone, task and method with at least two sizes above 0: a budget that came
+    to nothing, as it may by the released rule, has no place on a logarithmic axis.
+    """
     found = []
     for group in by_setting(cells).values():
         plain = [cell for cell in group if is_plain(cell)]
         methods = sorted({cell.key.method for cell in group if not is_plain(cell)})
         for method in methods:
-            own = [c for c in group if c.key.method == method and not is_plain(c)]
+            own = [c for c in group if c.key.method == method and not is_plain(c) and c.tuned]
             if len({cell.tuned for cell in own}) >= MIN_NUM_POINTS:
                 found.append(_curve(own, plain))
     return found
@@ -87,8 +89,8 @@ def _curve(own: Sequence[CellScores], plain: Sequence[CellScores]) -> Curve:
     interval = None
     if isinstance(fit, Logistic) and fit.is_inside:
         interval = midpoint_interval(points, fit, num_rows=num_rows, seed=seed)
-    head = next((cell for cell in plain if cell.kind == HEAD and cell.head), None)
-    full = next((cell for cell in plain if cell.kind == FULL), None)
+    head = the_one_of_kind((cell for cell in plain if cell.head), HEAD)
+    full = the_one_of_kind(plain, FULL)
     baseline = _baseline(own, metric)
     with_head = points if head is None else (Point(0, head.scores), *points)
     return Curve(

@@ -90,7 +90,7 @@ def _draw_panel(axes: Axes, expert: str, matrix: AccuracyMatrix, *, is_named: bo
     for i, row in enumerate(matrix.accuracies):
         cells[i, : i + 1] = row
     image = axes.imshow(cells, vmin=0, vmax=1, cmap="viridis")
-    axes.set_title(expert, parse_math=False)
+    axes.set_title(expert)
     axes.set_xlabel("accuracy on experience")
     axes.set_ylabel("after experience")
     axes.grid(visible=False)
@@ -105,7 +105,7 @@ def _draw_panel(axes: Axes, expert: str, matrix: AccuracyMatrix, *, is_named: bo
         if is_named:
             names = [short(name, at_most=MAX_TICK_LENGTH) for name in matrix.num_rows]
             labels = [f"{name}  {number}" for name, number in zip(names, numbers, strict=False)]
-            axes.set_yticks(places, labels, parse_math=False)
+            axes.set_yticks(places, labels)
     return image
 
 

@@ -133,7 +133,7 @@ def _figure(picture: Picture, drawing: bytes, origin: str) -> str:
     caption = html.escape(picture.caption)
     narrow = ' class="narrow"' if picture.inches[0] < 9 else ""
     return (
-        f'<figure id="{picture.name}"><img{narrow} alt="{caption}"'
+        f'<figure id="figure-{picture.name}"><img{narrow} alt="{caption}"'
         f' src="data:image/svg+xml;base64,{data}">\n'
         f"<figcaption>{caption}"
         f' <a href="figures/{picture.name}.png">png</a>'

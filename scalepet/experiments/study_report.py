@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,8 @@ class StudyReport:
 
 def report_studies(folders: Sequence[Path], output: Path) -> StudyReport:
     """Read all runs of these studies, and write tables (csv, markdown), figures (png, svg) and
-    index.html. The same folders give the same bytes.
+    index.html. The same folders give the same bytes: what an earlier report has left in tables/ and
+    figures/ goes.
 
     Args:
         folders: of studies.
@@ -52,12 +53,17 @@ def report_studies(folders: Sequence[Path], output: Path) -> StudyReport:
     found = find(studies)
     origin = _origin(studies)
     sections = sections_of(found, origin=origin)
-    names = ", ".join(Path(folder).name for folder in studies.folders)
+    names = ", ".join(Path(folder).resolve().name for folder in studies.folders)
+    had_report = (output / PAGE).exists()
     drawings = _write_figures(sections, output / "figures")
     page = render(f"Scaling study: {names}", sections, origin=origin, drawings=drawings)
     try:
         _write_tables(sections, output / "tables", origin=origin)
         (output / PAGE).write_text(page, encoding="utf-8")
+        if had_report:
+            tables = {table.name for section in sections for table in section.tables}
+            _clear(output / "tables", (".csv", ".md"), keep=tables)
+            _clear(output / "figures", (".png", ".svg"), keep=drawings.keys())
     except OSError as error:
         raise ConfigError(f"{output} cannot be written ({error.strerror})") from error
     return StudyReport(found, output / PAGE)
@@ -128,6 +134,7 @@ def _listed(seeds: Sequence[int]) -> str:
 def _write_figures(sections: Sequence[Section], folder: Path) -> dict[str, bytes]:
     drawings = {}
     for picture in (picture for section in sections for picture in section.pictures):
+        assert picture.name not in drawings, picture.name
         png, svg = folder / f"{picture.name}.png", folder / f"{picture.name}.svg"
         width, height = picture.inches
         with drawing(png, svg, width=width, height=height, dots_per_inch=DOTS_PER_INCH) as figure:
@@ -144,6 +151,13 @@ def _write_tables(sections: Sequence[Section], folder: Path, *, origin: str) -> 
             ("md", table.as_markdown(origin=origin)),
         ):
             (folder / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
+
+
+def _clear(folder: Path, suffixes: Collection[str], *, keep: Collection[str]) -> None:
+    """Only what a report writes, and only where one was: a folder may be shared."""
+    for path in folder.iterdir():
+        if path.suffix in suffixes and path.stem not in keep and path.is_file():
+            path.unlink()
 
 
 def summary(found: Findings) -> RichTable:

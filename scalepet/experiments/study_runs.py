@@ -6,12 +6,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from pydantic import BaseModel, ValidationError
+
 from scalepet.errors import ConfigError, DataError, ScalepetError
-from scalepet.experiments.runs import Run, read_run
+from scalepet.experiments.runs import STUDY_FILE, Run, read_config, read_run
 from scalepet.recipes.study import Cell
 from scalepet.tracking import check_seal
 from scalepet.tracking.seal import SEAL
@@ -27,11 +29,14 @@ class StudyRun:
 
     Attributes:
         backbone: its name, with that of the study behind it where studies would be mixed up.
+        is_at_first_seeds: whether it has the seeds that the study tries learning rates at, as far
+            as study.yaml tells.
     """
 
     backbone: str
     cell: Cell
     run: Run
+    is_at_first_seeds: bool = False
 
     @cached_property
     def metric(self) -> str:
@@ -52,6 +57,25 @@ class StudyRun:
     def kind(self) -> str:
         """The method as scalepet calls it; the study may call it otherwise."""
         return str(self.run.config["method"]["name"])
+
+
+class _Seeds(BaseModel):
+    position_seeds: tuple[int, ...] | None = None
+    data_seeds: tuple[int, ...] | None = None
+
+
+class _StudyFile(_Seeds):
+    """What study.yaml says about seeds; those of a method stand before those of the study."""
+
+    methods: dict[str, _Seeds] = {}
+
+    def has_first(self, cell: Cell) -> bool:
+        own = self.methods.get(cell.method, _Seeds())
+        positions = own.position_seeds or self.position_seeds
+        data = own.data_seeds or self.data_seeds
+        if not positions or not data:
+            return False
+        return (cell.position_seed, cell.data_seed) == (positions[0], data[0])
 
 
 @dataclass(frozen=True)
@@ -82,6 +106,7 @@ def read_studies(folders: Sequence[Path]) -> Studies:
 
     Raises:
         ConfigError: if not one run is whole; with every reason.
+        DataError: if a study.yaml cannot be read.
     """
     unique = {folder.resolve(): folder for folder in folders}
     shown = {path: _shown(path) for path in unique}
@@ -90,9 +115,12 @@ def read_studies(folders: Sequence[Path]) -> Studies:
     left_out: list[LeftOut] = []
     for path in sorted(unique, key=lambda path: shown[path]):
         study = path.name if alike[path.name] == 1 else shown[path]
+        study_file = _read_study_file(path / STUDY_FILE)
         for folder in _run_folders(path / RUNS):
             try:
-                found.append((study, _read(folder)))
+                run = _read(folder)
+                is_first = study_file.has_first(run.cell)
+                found.append((study, replace(run, is_at_first_seeds=is_first)))
             except ScalepetError as error:
                 where = folder.relative_to(path).as_posix()
                 reason = "; ".join(error.faults).replace(f"{folder}/", "")
@@ -108,6 +136,16 @@ def _shown(path: Path) -> str:
     """Short where it is below the current folder: a report is the same on another machine."""
     here = Path.cwd()
     return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.as_posix()
+
+
+def _read_study_file(path: Path) -> _StudyFile:
+    if not path.exists():
+        return _StudyFile()
+    try:
+        return _StudyFile.model_validate(read_config(path))
+    except ValidationError as error:
+        places = (".".join(map(str, fault["loc"])) for fault in error.errors())
+        raise DataError(f"{path}: no study ({', '.join(places)})") from error
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -158,17 +196,26 @@ def _why_failed(path: Path) -> str:
 
 def _told_apart(found: Sequence[tuple[str, StudyRun]]) -> tuple[StudyRun, ...]:
     """With the study in the backbone's name where two studies share a backbone and a task: their
-    settings may differ, and their scores are not to be averaged.
+    settings may differ, and their scores are not to be averaged. Also where they call different
+    backbones by one name.
     """
     grids: dict[tuple[str, str], set[str]] = {}
+    meant: dict[str, dict[str, set[str]]] = {}
     for study, run in found:
-        grids.setdefault((run.cell.backbone, run.cell.task), set()).add(study)
+        backbone = run.cell.backbone
+        grids.setdefault((backbone, run.cell.task), set()).add(study)
+        section = json.dumps(run.run.config.get("backbone"), sort_keys=True, default=str)
+        meant.setdefault(backbone, {}).setdefault(study, set()).add(section)
     shared = {backbone for (backbone, _), studies in grids.items() if len(studies) > 1}
+    shared |= {
+        backbone
+        for backbone, by_study in meant.items()
+        if any(sections != next(iter(by_study.values())) for sections in by_study.values())
+    }
     return tuple(
-        StudyRun(
-            f"{run.cell.backbone} ({study})" if run.cell.backbone in shared else run.cell.backbone,
-            run.cell,
-            run.run,
+        replace(
+            run,
+            backbone=run.cell.backbone + (f" ({study})" if run.cell.backbone in shared else ""),
         )
         for study, run in found
     )

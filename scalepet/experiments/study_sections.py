@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, count
 
 from scalepet.experiments import claim_figures, curve_figures
 from scalepet.experiments import study_tables as tables
@@ -50,8 +51,10 @@ class Findings:
 
 
 def sections_of(found: Findings, *, origin: str) -> list[Section]:
-    """The report from top to bottom; a part that has nothing to show says so."""
-    return [
+    """The report from top to bottom; a part that has nothing to show says so. No two figures have
+    one name.
+    """
+    sections = [
         _overview(found),
         _methods(found, origin),
         _gaps(found, origin),
@@ -61,6 +64,16 @@ def sections_of(found: Findings, *, origin: str) -> list[Section]:
         _costs(found, origin),
         _everything(found),
     ]
+    taken: set[str] = set()
+    return [replace(s, pictures=[_named_once(p, taken) for p in s.pictures]) for s in sections]
+
+
+def _named_once(picture: Picture, taken: set[str]) -> Picture:
+    """With a number where another figure is called so; a and A are one file on some systems."""
+    numbered = (f"{picture.name}-{number}" for number in count(2))
+    name = next(n for n in chain([picture.name], numbered) if n.casefold() not in taken)
+    taken.add(name.casefold())
+    return replace(picture, name=name)
 
 
 def _overview(found: Findings) -> Section:
@@ -307,7 +320,10 @@ def _costs(found: Findings, origin: str) -> Section:
         " rank. On a CPU the peak is the resident memory of the process, with its libraries and"
         " what a run before it has left there: an upper bound."
     ]
-    measured = [cost for cost in found.costs if (cost.step_seconds, cost.peak_memory_bytes)]
+    measured = [cost for cost in found.costs if cost.is_measured]
+    if not measured:
+        sentences.append("No run has measured its cost.")
+        return Section("Cost", "What it costs", sentences)
     sizes = {cost.cell.backbone_size for cost in measured}
     if len(sizes) == 1:
         sentences.append("One size of backbone: cost against its size is not shown.")

@@ -203,8 +203,9 @@ def threshold_table(curves: Sequence[Curve]) -> Table:
         "Low: the smallest size at which every seed beats the majority guess (exact one-sided"
         " binomial test on the test rows, 5 %); in tasks of texts, the score before training,"
         " measured on the eval rows (Fisher's exact test). Size 0 is the head alone. Over the"
-        " head: the same against the score of the head alone (Fisher's test). High: the smallest"
-        " size whose mean is at least the mean of full tuning less its standard deviation."
+        " head: the same against the score of the head alone (Fisher's test, which ignores that the"
+        " rows are the same: an upper bound). High: the smallest size whose mean is at least the"
+        " mean of full tuning less its standard deviation."
         " Intervals: 95 % by the bootstrap over seeds and rows.",
         [
             *_SETTING,

@@ -37,6 +37,7 @@ STYLE = {
     "grid.color": "#E6E6E6",
     "lines.solid_capstyle": "round",
     "svg.hashsalt": "scalepet",
+    "text.parse_math": False,  # a dollar in a name is no formula
     "xtick.color": "#555555",
     "ytick.color": "#555555",
 }
@@ -113,7 +114,6 @@ def label_ends(figure: Figure, axes: Axes, ends: Sequence[End]) -> None:
             va="center",
             color=end.colour,
             fontsize=11,
-            parse_math=False,  # a dollar in a name is no formula
         )
 
 

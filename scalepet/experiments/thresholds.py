@@ -45,8 +45,8 @@ class Baseline:
     Attributes:
         name: for people.
         rate: its score.
-        num_rows: rows that it was measured on; None where it is known exactly, as the share of the
-            most frequent class in the very rows.
+        num_rows: that it was measured on; None where it is known exactly, as the share of the most
+            frequent class in the very rows.
     """
 
     name: str
@@ -75,8 +75,10 @@ def least_right(baseline: Baseline, num_rows: int) -> int | None:
     """The fewest right rows of ``num_rows`` that beat the baseline at 5 %, one-sided; None where
     not even all of them do.
 
-    Against a known rate this is the exact binomial test, against one that was measured on other
-    rows Fisher's exact test.
+    Against a known rate this is the exact binomial test, against a measured one Fisher's exact
+    test. That takes the rows of both for different ones. Where they are the same (the head alone is
+    scored on the very test rows) it ignores which row pairs with which, and the number is an upper
+    bound.
     """
     right = np.arange(num_rows + 1)
     if baseline.num_rows is None:
@@ -180,4 +182,7 @@ def _threshold(
 
 
 def _right(rate: float, num_rows: int) -> int:
-    return math.floor(rate * num_rows + _ROUNDING)
+    """Rounded up: a mean over seeds, or of parts of rows, lies between two numbers of right rows,
+    and has to be beaten whole.
+    """
+    return math.ceil(rate * num_rows - _ROUNDING)

@@ -62,6 +62,26 @@ def test_of_two_loras_the_one_that_is_called_so_counts(tmp_path: Path) -> None:
     assert spread.means == {"lora": 0.8} and spread.value is None
 
 
+def test_where_none_is_called_like_its_kind_the_largest_counts(tmp_path: Path) -> None:
+    write(tmp_path, "a-lora", {(0, 0): 0.1}, kind="lora", tuned=10)
+    write(tmp_path, "b-lora", {(0, 0): 0.8}, kind="lora", tuned=20)
+    (spread,) = spreads(cells_of(tmp_path))
+    assert spread.means == {"b-lora": 0.8}
+
+
+def test_the_goal_is_the_method_called_full(tmp_path: Path) -> None:
+    """Tuning all biases is of the same kind; a curve reaches it a hundred times sooner."""
+    for size, score in ((1_000, 0.61), (100_000, 0.85)):
+        write(tmp_path, "apet", {(0, 0): score}, tuned=size, budget=size)
+    few = {(0, 0): 0.61, (0, 1): 0.60, (0, 2): 0.62}
+    write(tmp_path, "all-biases", few, tuned=3_000, kind="full")
+    write(tmp_path, "full", {(0, 0): 0.86, (0, 1): 0.84, (0, 2): 0.85}, tuned=1_000_000)
+    (curve,) = curves(cells_of(tmp_path))
+    goal = curve.other("full")
+    assert goal is not None and goal.key.method == "full"
+    assert curve.high.value == 100_000
+
+
 def test_a_gap_is_over_position_seeds(tmp_path: Path) -> None:
     write(tmp_path, "lora", {(0, 0): 0.80, (0, 1): 0.70})
     scores = {(0, 0): 0.70, (1, 0): 0.72, (2, 0): 0.74}
@@ -108,6 +128,14 @@ def test_a_curve_has_every_size_once_and_the_head_at_zero(tmp_path: Path) -> Non
     # .90 - .0283 = .8717; 347 / 400 = .8675.
     assert curve.high.value is None and curve.high.reason == "not reached by 1,000"
     assert curve.interval is None
+
+
+def test_a_budget_that_came_to_nothing_is_no_point_of_a_curve(tmp_path: Path) -> None:
+    for budget, tuned in ((100, 0), (1_000, 700), (10_000, 9_000)):
+        scores = {(0, 0): tuned / 10_000}
+        write(tmp_path, "released", scores, tuned=tuned, budget=budget)
+    (curve,) = curves(cells_of(tmp_path))
+    assert [point.tuned for point in curve.points] == [700, 9_000]
 
 
 def test_texts_are_held_against_the_score_before_training(tmp_path: Path) -> None:

@@ -126,6 +126,24 @@ def test_a_mask_that_comes_out_otherwise_is_not_compared(tmp_path: Path, backbon
     assert reason.startswith("t5, apet: the mask that its options give here is not the one")
 
 
+def test_a_budget_may_stand_inside_the_method(tmp_path: Path) -> None:
+    """As a number or in words; prompt has none."""
+    methods: dict[str, tuple[str, dict[str, Any]]] = {
+        "any": ("apet", {"budget": 300}),
+        "rows": ("apet", {"budget": "0.03%", "unit": "row"}),
+        "prompt": ("prompt", {}),
+    }
+    for method, (kind, options) in methods.items():
+        cell = Cell(
+            study="s", backbone="t5", task="news", method=method, budget=None, matches=None,
+            position_seed=0, data_seed=0, learning_rate=0.1, factor=1.0,
+        )  # fmt: skip
+        write_run(tmp_path, cell, score=0.5, tuned=300, kind=kind, options=options)
+    (group,) = placements(cells_of(tmp_path))
+    assert group.budget == 300
+    assert [cell.key.method for cell in group.cells] == ["any", "rows"]
+
+
 def test_a_backbone_that_is_gone_is_named_once(tmp_path: Path, backbone: Path) -> None:
     write(tmp_path / "s", "apet", tmp_path / "gone", seeds=3)
     write(tmp_path / "s", "released", tmp_path / "gone", seeds=1, kind="released")

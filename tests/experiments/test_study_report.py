@@ -4,17 +4,19 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from study_folders import write_cell, write_study
+from study_folders import SEALED, write_cell, write_study
 
 from scalepet.cli.look import report
 from scalepet.errors import ConfigError
 from scalepet.experiments import study_report
 from scalepet.experiments.study_report import StudyReport, report_studies, summary
 from scalepet.experiments.table import Column, Table
+from scalepet.tracking import seal
 
 PARTS = ("overview", "methods", "same-count", "curves", "positions", "convergence", "cost")
 
@@ -76,6 +78,8 @@ def test_the_page_needs_nothing_but_itself(whole: StudyReport) -> None:
         assert f'<section id="{part}">' in page and f'href="#{part}"' in page
     sources = re.findall(r'src="([^"]*)"', page)
     assert len(sources) == len(list((whole.page.parent / "figures").glob("*.svg"))) == 10
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert "http" not in re.sub(r'src="[^"]*"', "", page) and "<script" not in page
     for link in re.findall(r'href="([^#"][^"]*)"', page):
@@ -151,6 +155,91 @@ def test_a_poor_study_makes_a_short_report(
         assert sentence in page, sentence
     names = {path.stem for path in (tmp_path / "out" / "figures").glob("*.png")}
     assert names == {"c1_methods", "convergence_bert_a___b", "costs"}
+
+
+def test_what_an_earlier_report_has_left_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is missing at first; later a method is there no more."""
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    study, out = tmp_path / "s", tmp_path / "out"
+    write_cell(study, "bert", "a.b", "lora", score=0.5, tuned=100, seeds=[(0, 0)])
+    broken = study / "runs/bert/mood/lora/lr1-p0-d0"
+    broken.mkdir(parents=True)
+    (out / "tables").mkdir(parents=True)
+    (out / "tables" / "mine.csv").write_text("of somebody else")
+    report_studies([study], out)
+    assert (out / "tables" / "left_out.md").exists() and (out / "tables" / "mine.csv").exists()
+    (out / "tables" / "notes.txt").write_text("kept")
+    (out / "figures" / "c2_gaps.png").write_text("of a method that is gone")
+    shutil.rmtree(study / "runs/bert/mood")
+    report_studies([study], out)
+    tables = {path.name for path in (out / "tables").iterdir()}
+    names = ("c1_methods", "cells", "costs")
+    assert tables == {f"{n}.{kind}" for n in names for kind in ("csv", "md")} | {"notes.txt"}
+    figures = {path.name for path in (out / "figures").iterdir()}
+    names = ("c1_methods", "convergence_bert_a.b", "costs")
+    assert figures == {f"{n}.{kind}" for n in names for kind in ("png", "svg")}
+
+
+def test_what_has_no_measured_cost_is_not_in_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    study = tmp_path / "s"
+    for method in ("bitfit", "lora"):
+        write_cell(study, "bert", "news", method, score=0.5, tuned=100, seeds=[(0, 0)])
+    forget_costs(study / "runs/bert/news/lora")
+    found = report_studies([study], tmp_path / "out")
+    assert [row["method"] for row in rows(found, "costs")] == ["bitfit"]
+    forget_costs(study / "runs/bert/news/bitfit")
+    found = report_studies([study], tmp_path / "out")
+    assert "No run has measured its cost." in found.page.read_text()
+    assert not (tmp_path / "out" / "tables" / "costs.csv").exists()
+
+
+def forget_costs(runs: Path) -> None:
+    for folder in runs.iterdir():
+        result = json.loads((folder / "result.json").read_text())
+        del result["peak_memory_bytes"]
+        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "metrics.jsonl").write_text("")
+        seal(folder, SEALED)
+
+
+def test_studies_may_lie_here_and_be_called_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two dollars in a name are no formula, in a legend and at a tick as elsewhere."""
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    for name, size in (("one$^$", 1_000_000), ("two$^$", 30_000_000)):
+        for method in ("bitfit", "lora"):
+            write_cell(
+                tmp_path / name, "bert", "news", method,
+                score=0.5, tuned=100, seeds=[(0, 0)], backbone_size=size,
+            )  # fmt: skip
+    monkeypatch.chdir(tmp_path / "one$^$")
+    made = report_studies([Path(), Path("../two$^$")], tmp_path / "out")
+    assert "<h1>Scaling study: one$^$, two$^$</h1>" in made.page.read_text()
+    shown = written_in(tmp_path / "out" / "figures" / "c1_spread.svg")
+    assert "bert (one$^$)" in shown and "bert (two$^$)" in shown
+
+
+def test_no_two_figures_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    for backbone, method, score in (("bert", "tiny_apet", 0.3), ("bert_tiny", "apet", 0.6)):
+        for budget in (10, 100):
+            write_cell(
+                tmp_path / "s", backbone, "news", method, kind="apet",
+                score=score, tuned=budget, budget=budget, seeds=[(0, 0)],
+            )  # fmt: skip
+    made = report_studies([tmp_path / "s"], tmp_path / "out")
+    page = made.page.read_text()
+    name = "c3_curve_bert_tiny_apet"
+    for one in (name, f"{name}-2"):
+        assert f'id="figure-{one}"' in page and f'href="figures/{one}.svg"' in page
+    first, second = (tmp_path / "out" / "figures" / f"{n}.svg" for n in (name, f"{name}-2"))
+    assert first.read_bytes() != second.read_bytes()
 
 
 def test_studies_and_runs_are_not_mixed(study: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from study_folders import SEALED, write_cell, write_run
 
-from scalepet.errors import ConfigError
+from scalepet.errors import ConfigError, DataError
 from scalepet.experiments.cells import choose_cells
 from scalepet.experiments.runs import is_study
 from scalepet.experiments.study_runs import Studies, read_studies
@@ -139,6 +139,24 @@ def test_two_studies_of_one_grid_are_kept_apart(study: Path) -> None:
     assert {run.backbone for run in studies.runs} == {"bert (demo)", "bert (more)", "t5"}
 
 
+def test_two_backbones_of_one_name_are_kept_apart(study: Path) -> None:
+    """They have other tasks, so no grid is shared; a study with the same backbone mixes nothing."""
+    (other, same) = (study.parent / name for name in ("other", "same"))
+    write_cell(
+        other, "bert", "mood", "lora", score=0.7, tuned=9, seeds=SEEDS,
+        path="assets/large", backbone_size=30_000_000,
+    )  # fmt: skip
+    write_cell(same, "bert", "kind", "lora", score=0.7, tuned=9, seeds=SEEDS)
+    assert {run.backbone for run in read_studies([study, same]).runs} == {"bert"}
+    studies = read_studies([study, other])
+    assert {run.backbone for run in studies.runs} == {"bert (demo)", "bert (other)"}
+    cells, _ = choose_cells(studies.runs)
+    assert {(cell.key.task, cell.backbone_size) for cell in cells} == {
+        ("news", 1_000_000),
+        ("mood", 30_000_000),
+    }
+
+
 def test_the_rate_is_chosen_on_eval_at_the_first_seeds(study: Path) -> None:
     cells, left_out = choose_cells(read_studies([study]).runs)
     assert [cell.key.method for cell in cells] == ["bitfit", "lora"] and not left_out
@@ -146,6 +164,39 @@ def test_the_rate_is_chosen_on_eval_at_the_first_seeds(study: Path) -> None:
         assert cell.factor == 1.0  # .3 is better on test
         assert cell.tries == {0.3: pytest.approx(0.4), 1.0: 0.5}
         assert cell.seeds == ((0, 0), (1, 0)) and cell.mean == 0.5
+
+
+@pytest.mark.parametrize(
+    ("study_file", "factor"),
+    [
+        ("position_seeds: [1, 0]\ndata_seeds: [0]\n", 3.0),
+        ("position_seeds: [0, 1]\ndata_seeds: [0]\n", 1.0),
+        (
+            "position_seeds: [0, 1]\ndata_seeds: [0]\n"
+            "methods: {lora: {position_seeds: [1, 0], data_seeds: null}}\n",
+            3.0,
+        ),
+        ("output: here\n", 1.0),
+    ],
+)
+def test_the_first_seeds_are_those_that_the_study_names_first(
+    tmp_path: Path, study_file: str, factor: float
+) -> None:
+    """A study that grew from one factor to two may have tried both at every seed."""
+    scores = {(1, 1.0): 0.5, (1, 3.0): 0.7, (0, 1.0): 0.6, (0, 3.0): 0.55}
+    for (seed, tried), score in scores.items():
+        cell = cell_of(factor=tried, learning_rate=tried, position_seed=seed)
+        write_run(tmp_path / "s", cell, score=score, tuned=5)
+    (tmp_path / "s" / "study.yaml").write_text(study_file)
+    ((cell_scores,), _) = choose_cells(read_studies([tmp_path / "s"]).runs)
+    assert cell_scores.factor == factor
+    assert cell_scores.seeds == ((0, 0), (1, 0))
+
+
+def test_a_study_file_that_holds_no_seeds_is_refused(study: Path) -> None:
+    (study / "study.yaml").write_text("position_seeds: few\n")
+    with pytest.raises(DataError, match=r"study.yaml: no study \(position_seeds\)"):
+        read_studies([study])
 
 
 def test_of_equal_tries_the_one_nearest_to_one_is_taken(tmp_path: Path) -> None:
@@ -166,8 +217,8 @@ def test_a_run_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     assert again.reason == "the same cell, rate and seeds as lr0.1-p0-d0 beside it"
 
 
-def cell_of(**fields: float) -> Cell:
+def cell_of(*, factor: float, learning_rate: float, position_seed: int = 0) -> Cell:
     return Cell(
         study="s", backbone="bert", task="news", method="lora", budget=None, matches=None,
-        position_seed=0, data_seed=0, **fields,
+        position_seed=position_seed, data_seed=0, learning_rate=learning_rate, factor=factor,
     )  # fmt: skip

@@ -51,6 +51,13 @@ def test_measured_rates_are_beaten_as_in_fishers_test(rate: float, others: int, 
     assert least_right(Baseline("before", rate, num_rows=others), rows) == passes[0]
 
 
+@pytest.mark.parametrize("rate", [0.041, 0.0499, 0.05])
+def test_a_measured_rate_between_two_numbers_of_rows_counts_as_the_larger(rate: float) -> None:
+    """Against 5 of 100, 13 of 100 are enough (P = .041); against 4, which is less, 12."""
+    assert least_right(Baseline("before", rate, num_rows=100), 100) == 13
+    assert least_right(Baseline("before", 0.04, num_rows=100), 100) == 12
+
+
 def test_what_no_score_beats() -> None:
     assert least_right(Baseline("guess", 1.0), 20) is None
     assert least_right(GUESS, 2) is None  # two of two: 1/16
