@@ -44,6 +44,7 @@ def test_a_run_of_the_catalogue_is_planned_without_its_data(t5: str, name: str) 
     assert planned["tokens"] == {
         "source": task.max_source_length,
         "target": task.max_target_length,
+        "prompt": 0,
     }
 
 
