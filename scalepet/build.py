@@ -93,7 +93,7 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
         ConfigError: every fault of backbone, tokenizer, task form and method together.
     """
     faults = Faults()
-    backbone = _backbone(config, num_classes=len(task.labels) or None)
+    backbone = backbone_of(config, num_classes=len(task.labels) or None)
     model_config = tokenizer = None
     with faults.noted():
         model_config = backbones.read_model_config(backbone)
@@ -106,20 +106,42 @@ def plan_run(config: RunConfig, task: Task) -> Plan:
             )
     if model_config is None:
         faults.raise_any()
-    with faults.noted():
-        check_size(task, model_config)
     family = backbones.family_of(model_config)
-    form: Form | None = None
-    method: Method | None = None
+    with faults.noted():
+        form, method = form_and_method(
+            config, task, model_config, find_sites=lambda: backbones.sketch_sites(model_config)
+        )
+    faults.raise_any()
+    return Plan(config, task, form, family, model_config, backbone, method, tokenizer)
+
+
+def form_and_method(
+    config: RunConfig,
+    task: Task,
+    model_config: Any,
+    *,
+    find_sites: Callable[[], Sequence[Site]],
+    options_of: OptionsOf = method_options,
+) -> tuple[Form, Method]:
+    """What an example of the task is for the backbone, and what is tuned.
+
+    Args:
+        find_sites: the backbone's own.
+        options_of: as ``plan_method`` takes it.
+
+    Raises:
+        ConfigError: every fault of both, examples that are too large for the backbone included.
+    """
+    faults = Faults()
+    with faults.noted():
+        _check_size(task, model_config)
     with faults.noted():
         form = form_of(task, model_config.model_type)
     with faults.noted("method: "):
-        sites = backbones.sketch_sites(model_config)
-        method = plan_method(config, sites)
-        check_trains(method, model_config.model_type)
+        method = plan_method(config, find_sites(), options_of=options_of)
+        _check_trains(method, model_config.model_type)
     faults.raise_any()
-    assert form is not None and method is not None
-    return Plan(config, task, form, family, model_config, backbone, method, tokenizer)
+    return form, method
 
 
 def plan_method(
@@ -147,7 +169,7 @@ def plan_method(
     return method
 
 
-def check_trains(method: Method, model_type: str) -> None:
+def _check_trains(method: Method, model_type: str) -> None:
     """Raises ConfigError where neither the method nor a head has anything to train."""
     if not method.num_parameters and not backbones.FAMILIES[model_type].head:
         raise ConfigError(
@@ -168,7 +190,8 @@ def _plan_section(section: FurtherMethod, sites: Sequence[Site], options_of: Opt
     return METHODS[section.name](sites, **options)
 
 
-def _backbone(config: RunConfig, *, num_classes: int | None) -> Backbone:
+def backbone_of(config: RunConfig, *, num_classes: int | None) -> Backbone:
+    """What to load for a run with a head for so many classes."""
     return Backbone(
         path=config.backbone.path,
         random_start=config.backbone.random_start,
@@ -202,7 +225,7 @@ def _has_pictures(task: Task, model_config: Any | None) -> bool:
     return model_config is not None and backbones.family_of(model_config).reads_pictures
 
 
-def check_size(task: Task, model_config: Any) -> None:
+def _check_size(task: Task, model_config: Any) -> None:
     """Raises ConfigError where the backbone cannot read examples as large as the task makes them;
     whether it can read such examples at all, ``form_of`` finds.
     """

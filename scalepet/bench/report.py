@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -61,10 +62,8 @@ def table(results: Sequence[Result]) -> Table:
 
 def make_folder(folder: Path) -> None:
     """Raises CheckpointError where it cannot be made."""
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"--output {folder} cannot be written: {error}") from error
 
 
 def write_results(folder: Path, results: Sequence[Result], about: Mapping[str, Any]) -> None:
@@ -74,7 +73,13 @@ def write_results(folder: Path, results: Sequence[Result], about: Mapping[str, A
         CheckpointError: it cannot be written.
     """
     content = {"conditions": dict(about), "results": [asdict(result) for result in results]}
-    try:
+    with _writing(folder):
         (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise CheckpointError(f"--output {folder} cannot be written: {error}") from error

@@ -59,7 +59,7 @@ class Concat(Method):
         return self.count
 
     @property
-    def num_positions(self) -> int:  # type: ignore[override]
+    def num_positions(self) -> int:
         return math.ceil(self.count / self.width)
 
     def attach(self, model: Any) -> None:

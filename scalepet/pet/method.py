@@ -39,19 +39,25 @@ class Method(Protocol):
             add, so it is attached before them.
         keeps_backbone: the weights of the backbone stay as they are, so that it can be had back.
         cannot_merge: why no plain model can hold what it has learnt; None where one can.
-        num_positions: how many the encoder reads beside those of the input.
-        num_slots: keys and values that the attention of every site looks at beside its own.
     """
 
     starts_as_backbone: bool = True
     goes_first: bool = False
     keeps_backbone: bool = True
     cannot_merge: str | None = None
-    num_positions: int = 0
-    num_slots: int = 0
 
     @property
     def num_parameters(self) -> int: ...
+
+    @property
+    def num_positions(self) -> int:
+        """How many the encoder reads beside those of the input."""
+        return 0
+
+    @property
+    def num_slots(self) -> int:
+        """Keys and values that the attention of every site looks at beside its own."""
+        return 0
 
     def attach(self, model: nn.Module) -> None:
         """Add the trainable parameters to the frozen ``model`` and nothing else.

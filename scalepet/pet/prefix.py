@@ -76,7 +76,7 @@ class PrefixTuning(Method):
         return scales + sum(2 * self.length * site.shape[0] for site in self.sites)
 
     @property
-    def num_slots(self) -> int:  # type: ignore[override]
+    def num_slots(self) -> int:
         return self.length
 
     def attach(self, model: nn.Module) -> None:

@@ -49,7 +49,7 @@ class PromptTuning(Method):
         return self.length * self.width + (1 if self.options["calibrated"] else 0)
 
     @property
-    def num_positions(self) -> int:  # type: ignore[override]
+    def num_positions(self) -> int:
         return self.length
 
     def attach(self, model: Any) -> None:

@@ -41,7 +41,6 @@ from dataclasses import dataclass
 
 from scalepet.planning.shape import (
     Attention,
-    Block,
     FeedForward,
     Shape,
     Stack,
@@ -55,10 +54,6 @@ INDEX_BYTES = 8
 
 _KEPT_BY_ACTIVATION = {"relu": 1, "gelu": 1, "silu": 1, "gelu_new": 4}
 _KEPT_BY_OTHERS = 4
-_ONE_KERNEL = ("relu", "gelu", "silu")
-"""Activations that hold nothing but what comes in and what goes out."""
-
-_HELD_BY_OTHERS = 4
 
 
 @dataclass(frozen=True)
@@ -171,19 +166,6 @@ class Walk:
             memory = is_live
         return total, fullest
 
-    def block_bytes(self, block: Block, *, is_live: bool, memory: bool) -> tuple[int, bool]:
-        """What a block keeps, and whether a gradient flows through what it gives.
-
-        Args:
-            is_live: a gradient flows into what comes in.
-            memory: the same of what the encoder gives.
-        """
-        total = 0
-        for sublayer in block.sublayers:
-            found, is_live = self._sublayer(sublayer, is_live=is_live, memory=memory)
-            total += found
-        return total, is_live
-
     def checkpoints_bytes(self) -> int:
         """One input a block, and around the blocks what is kept anyway.
 
@@ -205,8 +187,12 @@ class Walk:
         )
 
     def largest_block_bytes(self) -> int:
-        blocks = [block for stack in self.shape.stacks for block in stack.blocks]
-        return max(self.block_bytes(block, is_live=True, memory=True)[0] for block in blocks)
+        """Kept where a gradient flows into all of it."""
+        return max(
+            sum(self._sublayer(s, is_live=True, memory=True)[0] for s in block.sublayers)
+            for stack in self.shape.stacks
+            for block in stack.blocks
+        )
 
     def _residual_bytes(self, stack: Stack) -> int:
         return self._numbers(self.batch.tokens(stack.stream) * self.shape.hidden)
@@ -258,6 +244,12 @@ class Walk:
         return count * self.shape.num_outputs * (2 * self.batch.num_bytes + FP32_BYTES)
 
     def _sublayer(self, layer: Sublayer, *, is_live: bool, memory: bool) -> tuple[int, bool]:
+        """What a sub-layer keeps, and whether a gradient flows through what it gives.
+
+        Args:
+            is_live: a gradient flows into what comes in.
+            memory: the same of what the encoder gives.
+        """
         if isinstance(layer, Attention):
             found, is_live = self._attention(layer, is_live=is_live, memory=memory)
         else:
@@ -329,7 +321,7 @@ class Walk:
     def _held_inside(self, layer: FeedForward) -> int:
         """How often the width is there at once between the ways in and out."""
         held = 2 + layer.is_gated * (1 + self._drops_inside)
-        return max(held, _HELD_BY_OTHERS if layer.activation not in _ONE_KERNEL else 0)
+        return max(held, _kept_by_activation(layer))  # all that torch operations keep is there
 
     @property
     def _drops_inside(self) -> bool:
@@ -431,9 +423,14 @@ def _bias_of(tensor: Tensor) -> str:
     return f"{tensor.name.removesuffix('weight')}bias"
 
 
+def _kept_by_activation(layer: FeedForward) -> int:
+    """How often the width is kept, a gate apart."""
+    return _KEPT_BY_ACTIVATION.get(layer.activation, _KEPT_BY_OTHERS)
+
+
 def _kept_inside(layer: FeedForward) -> int:
     """How often the width is kept between the ways in and out."""
-    kept = _KEPT_BY_ACTIVATION.get(layer.activation, _KEPT_BY_OTHERS)
+    kept = _kept_by_activation(layer)
     if not layer.is_gated:
         return kept
     return kept + (1 if layer.activation == "relu" else 2)

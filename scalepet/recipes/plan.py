@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from scalepet import backbones, build, engine, pet, planning
-from scalepet.backbones import Backbone, Site
+from scalepet.backbones import Site
 from scalepet.config import FurtherMethod, RunConfig, method_options
 from scalepet.errors import ConfigError, Faults
 from scalepet.pet import Apet, Method
@@ -120,34 +120,23 @@ def work_of(config: RunConfig, *, num_gpus: int) -> Work:
         engine.find_ds_file(config.deepspeed)
     model_config: Any = None
     with faults.noted():
-        model_config = _model_config(config)
+        num_classes = len(config.task.labels) or ASSUMED_CLASSES
+        model_config = backbones.read_model_config(
+            build.backbone_of(config, num_classes=num_classes)
+        )
     if model_config is None:
         faults.raise_any()
     shape = _shape(model_config)
     with faults.noted():
-        build.form_of(config.task, shape.family)
-    with faults.noted():
-        build.check_size(config.task, model_config)
-    method: Method | None = None
-    with faults.noted("method: "):
-        method = build.plan_method(config, sites_of(shape), options_of=counted_options)
-        build.check_trains(method, shape.family)
-    faults.raise_any()
-    assert method is not None
-    return _work(config, shape, pet.parts_of(method), num_gpus=num_gpus)
-
-
-def _model_config(config: RunConfig) -> Any:
-    wanted = config.backbone
-    return backbones.read_model_config(
-        Backbone(
-            path=wanted.path,
-            random_start=wanted.random_start,
-            revision=wanted.revision,
-            num_classes=len(config.task.labels) or ASSUMED_CLASSES,
-            dropout=wanted.dropout,
+        _, method = build.form_and_method(
+            config,
+            config.task,
+            model_config,
+            find_sites=lambda: sites_of(shape),
+            options_of=counted_options,
         )
-    )
+    faults.raise_any()
+    return _work(config, shape, pet.parts_of(method), num_gpus=num_gpus)
 
 
 def _shape(model_config: Any) -> Shape:
@@ -338,7 +327,7 @@ def _assumptions(config: RunConfig, work: Work, machines: Machines) -> list[str]
         )
     if work.shape.family == "bert" and not config.task.labels:
         found.append(f"{ASSUMED_CLASSES} classes, since task.labels names none")
-    layouts = {layout.name: layout for layout in planning.layouts_for(machines)}
+    layouts = {layout.name for layout in planning.layouts_for(machines)}
     if config.deepspeed not in layouts:
         found.append("the run's own deepspeed file is none of those that are planned")
     if "zero3_hpz" in layouts and machines.gpus_a_node != planning.HPZ_PARTITION:
