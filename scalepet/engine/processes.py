@@ -205,8 +205,9 @@ def quiet_deepspeed():  # type: ignore[no-untyped-def]
     """Import DeepSpeed, without its chatter and without its shared-memory op for CPUs.
 
     That op is compiled at the first start (minutes, a compiler needed), and a compile that was
-    killed leaves a lock on which every later start waits for ever. Marked incompatible, DeepSpeed
-    takes gloo instead.
+    killed leaves a lock on which every later start waits for ever. DeepSpeed takes gloo where its
+    table of compatible ops does not list it; a table given here also spares every rank the compiler
+    probes that fill DeepSpeed's own.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -218,6 +219,5 @@ def quiet_deepspeed():  # type: ignore[no-untyped-def]
     logger.setLevel(logging.ERROR)
     # DeepSpeed calls collectives by names that torch is about to change, once a gather.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__, "DeepSpeed has renamed the op"
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {}
     return deepspeed
