@@ -149,10 +149,17 @@ def finish_ranks(
 def run_ranks() -> RunRanks:
     """Run a script with a JSON argument on several ranks; what they wrote to stdout."""
 
-    def run(script: Path, argument: Any, *, num_ranks: int, timeout_seconds: float) -> list[str]:
+    def run(
+        script: Path,
+        argument: Any,
+        *,
+        num_ranks: int,
+        timeout_seconds: float,
+        environment: dict[str, str] | None = None,
+    ) -> list[str]:
         ended = run_python(
             [str(script), json.dumps(argument)],
-            environments_of(num_ranks),
+            environments_of(num_ranks, environment),
             timeout_seconds=timeout_seconds,
         )
         for rank, done in enumerate(ended):

@@ -2,7 +2,8 @@
 
 A start of scalepet is four seconds of imports, and the tests make hundreds of them. A fork runs
 what ``python -m scalepet`` or ``python script.py`` would, in its own environment and to its own
-exit. As a script, this file is the process that forks.
+exit. There is one to fork for the machine as it is, and one that has taken in the emulated CUDA
+device. As a script, this file is the process that forks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import emulated_cuda
 
 MODULES = (
     *("torch", "transformers", "deepspeed", "datasets", "matplotlib.pyplot", "sklearn.metrics"),
@@ -54,14 +57,15 @@ def run_python(
 ) -> list[Done]:
     """``python ARGUMENTS`` once in each environment, all of them at once and to the end.
 
-    They are forks where that is the same: of modules and scripts, and where no environment may
-    change what is imported.
+    They are forks where that is the same: of modules and scripts, and where the environments may
+    not change what is imported, but for the emulated CUDA device.
 
     Raises:
         subprocess.TimeoutExpired: one of them took longer.
     """
     is_code = arguments[0].startswith("-") and arguments[0] != "-m"
-    if is_code or any(_before_imports(found) != _AT_FIRST for found in environments):
+    forked = _to_fork(environments)
+    if is_code or forked is None:
         return run_anew(arguments, environments, timeout_seconds=timeout_seconds)
     with tempfile.TemporaryDirectory() as folder:
         places = [[f"{folder}/{n}.out", f"{folder}/{n}.err"] for n in range(len(environments))]
@@ -72,7 +76,7 @@ def run_python(
             "places": places,
             "timeout_seconds": timeout_seconds,
         }
-        server = _server()
+        server = _server(forked)
         assert server.stdin is not None and server.stdout is not None
         print(json.dumps(request), file=server.stdin, flush=True)
         codes = json.loads(server.stdout.readline())
@@ -111,23 +115,36 @@ def _before_imports(environment: Mapping[str, str]) -> dict[str, str]:
     return {**known, "OMP_NUM_THREADS": "1"}
 
 
-_AT_FIRST = _before_imports(os.environ)
+_FORKED = {
+    "the machine": dict(os.environ),
+    "the emulated device": emulated_cuda.environment(),
+}
+
+
+def _to_fork(environments: Sequence[Mapping[str, str]]) -> str | None:
+    """Which process has imported everything as these environments would have it."""
+    for name, forked in _FORKED.items():
+        if all(_before_imports(found) == _before_imports(forked) for found in environments):
+            return name
+    return None
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _server(forked: str) -> subprocess.Popen[str]:
     """It ends with this process, which holds the other end of its stdin."""
     return subprocess.Popen(
         [sys.executable, __file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **_AT_FIRST},
+        env={**_FORKED[forked], "OMP_NUM_THREADS": "1"},
     )
 
 
 def _serve() -> None:
     """Answer each line with the exit codes, or null where they took too long. Forks return."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # DeepSpeed says on stdout which accelerator it takes
     for name in MODULES:
         importlib.import_module(name)
     gc.freeze()  # or each fork's first collection copies all of it
@@ -138,7 +155,8 @@ def _serve() -> None:
             if pid == 0:
                 return _become(request["arguments"], request["folder"], environment, places)
             pids.append(pid)
-        print(json.dumps(_codes(pids, request["timeout_seconds"])), flush=True)
+        codes = _codes(pids, request["timeout_seconds"])
+        print(json.dumps(codes), file=answers, flush=True)
     sys.exit()
 
 

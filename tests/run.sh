@@ -24,9 +24,13 @@ unset WANDB_API_KEY
 
 # Several processes share the cores in the distributed tests; more threads each only slow them down.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  export DS_ACCELERATOR=cpu
-fi
+
+# GPUs of this machine are hidden: what runs on them is asked for (-m gpu).
+export CUDA_VISIBLE_DEVICES="" DS_ACCELERATOR=cpu
+
+# A CUDA device that is not there: see tests/emulated_cuda/README.md.
+SCALEPET_EMULATED_CUDA="$(python tests/emulated_cuda/build.py)"
+if [[ -n "$SCALEPET_EMULATED_CUDA" ]]; then export SCALEPET_EMULATED_CUDA; fi
 
 # Two at a time: many tests wait for processes to start and end. A file stays together, for its fixtures.
 python -m pytest -n 2 --dist loadfile "$@"

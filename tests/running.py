@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,25 @@ SECONDS_TO_END = 240.0
 SPEEDS = ("seconds", "step_seconds", "tokens_per_second")
 
 
-def run(command: list[Any], *, num_ranks: int = 1, code: int = 0) -> str:
+def run(
+    command: list[Any],
+    *,
+    num_ranks: int = 1,
+    code: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Run Python to the end and return stdout (stderr where it is to fail), of all ranks.
 
     Args:
         command: begins as ``SCALEPET`` does, or with the interpreter and a script.
         num_ranks: several are started as a launcher starts them, and nobody looks after them.
         code: how each of them must end.
+        environment: of each, but for what makes it a rank; this process's own if None.
     """
     interpreter, *arguments = (str(part) for part in command)
     assert interpreter == sys.executable
-    environments = environments_of(num_ranks) if num_ranks > 1 else [one_core()]
+    alone = [{**one_core(), **(environment or {})}]
+    environments = environments_of(num_ranks, environment) if num_ranks > 1 else alone
     ended = run_python(arguments, environments, timeout_seconds=SECONDS_TO_END)
     for done in ended:
         assert done.code == code, f"exit {done.code}\n{done.out}\n{done.err[-6000:]}"
@@ -45,12 +53,14 @@ def one_core() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def environments_of(num_ranks: int) -> list[dict[str, str]]:
-    """Those of the ranks of one machine, as a launcher makes them."""
+def environments_of(
+    num_ranks: int, environment: Mapping[str, str] | None = None
+) -> list[dict[str, str]]:
+    """Those of the ranks of one machine, as a launcher makes them of ``environment``."""
     port = str(free_port())
     of_all = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        {**one_core(), **of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        {**(environment or one_core()), **of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         for rank in range(num_ranks)
     ]
 

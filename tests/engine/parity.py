@@ -198,7 +198,7 @@ def count_changed(runner: Any, folder: Path) -> int:
         with gathered([parameter]):
             original = stored.get(name, stored.get(name.removeprefix("bert.")))
             assert original is not None, name
-            changed += int((parameter.detach() != original.to(parameter.dtype)).sum())
+            changed += int((parameter.detach() != original.to(parameter)).sum())
     return changed
 
 

@@ -1,0 +1,89 @@
+// Every operator that tensors.h does not have: a "kernel", which the host's own operator computes
+// after the checks that a GPU's would make.
+#pragma once
+
+#include "counts.h"
+
+#include <ATen/ATen.h>
+#include <ATen/native/CPUFallback.h>
+
+#include <set>
+#include <string>
+
+namespace emulated {
+
+using Stack = torch::jit::Stack;
+
+inline const std::set<std::string> kSizedByData = {
+    "aten::nonzero",     "aten::masked_select", "aten::bincount",   "aten::equal",
+    "aten::_unique",     "aten::_unique2",      "aten::unique_dim", "aten::unique_consecutive",
+    "aten::is_nonzero",
+};
+
+template <typename Visit>
+void visit_tensors(const c10::IValue& value, const Visit& visit) {
+  if (value.isTensor()) {
+    visit(value.toTensor());
+  } else if (value.isTensorList()) {
+    for (const at::Tensor& one : value.toTensorVector()) visit(one);
+  }
+}
+
+// Indices alone may lie on the host; they are brought over. Bools among them are counted first,
+// and the host waits for their number.
+inline void check_indices(const c10::IValue& value, const char* name, bool fills_one_number) {
+  for (const std::optional<at::Tensor>& index : value.toOptionalTensorVector()) {
+    if (!index || !index->defined()) continue;
+    if (index->is_cpu()) note(kPageableUpload, name);
+    const bool is_bool = index->scalar_type() == at::kBool || index->scalar_type() == at::kByte;
+    if (is_bool && !fills_one_number) note(kSize, name);
+  }
+}
+
+// x[mask] = 0 becomes masked_fill, whose size is known.
+inline bool is_fill_of_one_number(c10::ArrayRef<c10::IValue> arguments) {
+  return arguments.size() > 2 && arguments[2].isTensor() && arguments[2].toTensor().is_cpu() &&
+         arguments[2].toTensor().numel() == 1;
+}
+
+inline void check_devices(c10::ArrayRef<c10::IValue> arguments, const char* name) {
+  std::optional<at::Device> gpu;
+  bool on_host = false;
+  const auto look = [&](const at::Tensor& tensor) {
+    if (!tensor.defined()) return;
+    if (!tensor.is_cuda()) {
+      on_host |= tensor.dim() > 0;
+      return;
+    }
+    TORCH_CHECK(!gpu || *gpu == tensor.device(),
+                "Expected all tensors to be on the same device, but found at least two devices, ",
+                *gpu, " and ", tensor.device(), "! (", name, ")");
+    gpu = tensor.device();
+  };
+  for (const auto& value : arguments) visit_tensors(value, look);
+  TORCH_CHECK(!gpu || !on_host,
+              "Expected all tensors to be on the same device, but found at least two devices, ",
+              *gpu, " and cpu! (", name, ")");
+}
+
+inline bool is_sized_by_data(const std::string& name, c10::ArrayRef<c10::IValue> arguments) {
+  if (name == "aten::repeat_interleave") return arguments.back().isNone();  // output_size
+  return kSizedByData.count(name) > 0;
+}
+
+inline void compute_on_host(const c10::OperatorHandle& op, Stack* stack) {
+  const auto& name = op.operator_name().name;
+  const auto arguments = torch::jit::last(*stack, op.schema().arguments().size());
+  for (const auto& value : arguments) {
+    if (value.isOptionalTensorList()) {
+      check_indices(value, name.c_str(), is_fill_of_one_number(arguments));
+    }
+  }
+  check_devices(arguments, name.c_str());
+  if (is_sized_by_data(name, arguments)) note(kSize, name.c_str());
+  note(kKernel, name.c_str());
+  const Muted muted;
+  at::native::cpu_fallback(op, stack, /*error_on_views=*/true);
+}
+
+}  // namespace emulated
