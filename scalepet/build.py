@@ -291,20 +291,23 @@ def load_backbone(plan: Plan, ds_config: dict[str, Any] | None = None) -> Loaded
             own part of the files.
 
     Raises:
-        ConfigError: also where the files of two machines are not the same.
+        ConfigError: also where the files of two machines are not the same; on all ranks alike, as
+            is all that fails on one of them.
     """
     _check_alike(plan)
     if engine.shard_filler(ds_config or {}):
         dist.together(lambda: _convert_once(plan))
+    load = partial(
+        backbones.load_model,
+        plan.backbone,
+        plan.model_config,
+        dtype=DTYPES[plan.config.precision],
+        fill=engine.shard_filler(ds_config or {}),
+        together=dist.together,
+    )
+    is_sharded = engine.zero_stage(ds_config or {}) == 3
     with engine.building_into_shards(ds_config or {}):
-        return backbones.load_model(
-            plan.backbone,
-            plan.model_config,
-            dtype=DTYPES[plan.config.precision],
-            device=engine.pick_device(),
-            fill=engine.shard_filler(ds_config or {}),
-            together=dist.together,
-        )
+        return dist.together(lambda: load(device=engine.pick_device()), has_collectives=is_sharded)
 
 
 def _check_alike(plan: Plan) -> None:

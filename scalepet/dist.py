@@ -13,7 +13,7 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
-from scalepet.errors import LaunchError, ScalepetError, some_ranks
+from scalepet.errors import RankError, ScalepetError, in_words, mendable, some_ranks
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def agree(fault: Exception | None) -> None:
         fault = None
         try:
             open_the_file()
-        except ScalepetError as error:
+        except Exception as error:
             fault = error
         agree(fault)
 
@@ -102,32 +102,46 @@ def agree(fault: Exception | None) -> None:
         fault: what went wrong on this rank, or None.
 
     Raises:
-        ScalepetError: on every rank with a ``ScalepetError`` or none: the type of the lowest such
-            rank, and the faults of all ranks; one that not all ranks share begins with its ranks,
-            "rank 1: ...". A ``LaunchError`` where the only faults are of other kinds.
+        ScalepetError: where no fault is of another kind: the type of the lowest rank with one, and
+            the faults of all ranks; one that not all ranks share begins with its ranks,
+            "rank 1: ...".
         Exception: a rank whose fault is no ``ScalepetError`` keeps its own, with its traceback.
+        RankError: on the others, with the faults of all ranks.
     """
+    if fault is not None:
+        fault = mendable(fault)
     reports = all_gather_objects(_Report.of(fault))
     if not any(report.faults for report in reports):
         return
     if fault is not None and not isinstance(fault, ScalepetError):
         raise fault
-    kinds = [report.kind for report in reports if report.kind is not None]
-    raise (kinds[0] if kinds else LaunchError)(_merged([report.faults for report in reports]))
+    faults = _merged([report.faults for report in reports])
+    kinds = [report.kind for report in reports if report.faults]
+    first = next(iter(kinds))
+    if first is None or None in kinds:
+        raise RankError(faults)
+    raise first(faults)
 
 
-def together(work: Callable[[], T]) -> T:
-    """What ``work`` returns on this rank; if it fails on any rank, it fails on all with one
-    message.
+def together(work: Callable[[], T], *, has_collectives: bool = False) -> T:
+    """What ``work`` returns on this rank; if it fails on any rank, in whatever way, it fails on all
+    with one message.
+
+    Args:
+        has_collectives: it takes all ranks itself. An exception that is no ``ScalepetError`` may
+            have left the others in one of these, where nobody can agree: it is raised at once, for
+            ``engine.joined`` to tell them.
 
     Raises:
-        ScalepetError: as ``agree``.
+        Exception: as ``agree``.
     """
     fault: Exception | None = None
     result: Any = None
     try:
         result = work()
-    except ScalepetError as error:
+    except Exception as error:
+        if has_collectives and not isinstance(error, ScalepetError):
+            raise
         fault = error
     agree(fault)
     return result  # type: ignore[no-any-return]
@@ -143,9 +157,7 @@ class _Report(NamedTuple):
     def of(cls, fault: Exception | None) -> _Report:
         if fault is None:
             return cls(None, ())
-        if isinstance(fault, ScalepetError):
-            return cls(type(fault), fault.faults)
-        return cls(None, (f"{type(fault).__name__}: {fault}",))
+        return cls(type(fault) if isinstance(fault, ScalepetError) else None, in_words(fault))
 
 
 def _merged(faults_by_rank: Sequence[tuple[str, ...]]) -> list[str]:

@@ -7,7 +7,18 @@ A ``ScalepetError`` is the user's to mend (a value, a file, a machine) and ends 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 from collections.abc import Iterator, Sequence
+
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+"""The user can mend it, and starting again does not."""
+EXIT_INTERRUPTED = 130
+"""By Ctrl-C, as shells have it."""
+
+OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG})
+"""Failures of files and paths that are the user's to mend, wherever they happen."""
 
 
 class ScalepetError(Exception):
@@ -41,6 +52,45 @@ class CheckpointError(ScalepetError):
 
 class LaunchError(ScalepetError):
     """The processes of a run cannot start or find each other."""
+
+
+class RankError(Exception):
+    """Another rank cannot go on, so this one does not. What it is stands there, with a traceback
+    where it is our own mistake.
+
+    Args:
+        faults: as they are to be shown, each with its rank.
+        code: the exit code of the other rank, which becomes that of this one.
+    """
+
+    def __init__(self, faults: str | Sequence[str], *, code: int = EXIT_FAILED) -> None:
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        self.code = code
+        super().__init__("\n".join(self.faults))
+
+    def as_text(self) -> str:
+        return json.dumps([self.faults, self.code])
+
+    @classmethod
+    def of_text(cls, text: str) -> RankError:
+        faults, code = json.loads(text)
+        return cls(faults, code=code)
+
+
+def in_words(error: BaseException) -> tuple[str, ...]:
+    """What is wrong, for somebody who has not the traceback."""
+    if isinstance(error, ScalepetError):
+        return error.faults
+    first_line = next(iter(str(error).splitlines()), "")
+    return (f"{type(error).__name__}: {first_line}",)
+
+
+def mendable(error: Exception) -> Exception:
+    """The same, or a ``ScalepetError`` where it is the machine that the user has to mend."""
+    if not isinstance(error, OSError) or error.errno not in OF_THE_MACHINE:
+        return error
+    path = f": {str(error.filename)[:100]!r}" if error.filename else ""
+    return ScalepetError(f"{error.strerror}{path}")
 
 
 def some_ranks(ranks: Sequence[int]) -> str:

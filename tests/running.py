@@ -99,9 +99,8 @@ def run_here(*arguments: str) -> Ended:
     from scalepet.cli import main
 
     out, err = io.StringIO(), io.StringIO()
-    alone = dict.fromkeys(("join_processes", "leave_processes"), mock.DEFAULT)
     with (
-        mock.patch.multiple("scalepet.engine", **alone),
+        mock.patch("scalepet.engine.joined", contextlib.nullcontext),
         mock.patch("typer.main.get_command", _command_of),
         mock.patch("scalepet.cli.voice.SECONDS_TO_SPEAK", 0.0),
         contextlib.redirect_stdout(out),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,7 +14,14 @@ import pytest
 import torch
 
 from scalepet import dist
-from scalepet.errors import CheckpointError, ConfigError, DataError, LaunchError, ScalepetError
+from scalepet.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LaunchError,
+    RankError,
+    ScalepetError,
+)
 
 NUM_RANKS = 2
 TIMEOUT_SECONDS = 120
@@ -118,8 +126,17 @@ class TestTwoProcesses:
         self, answers: list[dict[str, Any]]
     ) -> None:
         message = "rank 1: KeyError: 'k'"
-        assert answers[0]["agreed"]["foreign on 1"] == ["LaunchError", [message]]
+        assert answers[0]["agreed"]["foreign on 1"] == ["RankError", [message]]
         assert answers[1]["agreed"]["foreign on 1"] == ["KeyError", ["'k'"]]
+
+    def test_our_own_mistake_is_no_refusal(self, answers: list[dict[str, Any]]) -> None:
+        faults = ["rank 0: no rows", "rank 1: MemoryError: "]
+        assert answers[0]["agreed"]["foreign beside ours"] == ["RankError", faults]
+        assert answers[1]["agreed"]["foreign beside ours"] == ["MemoryError", [""]]
+
+    def test_a_full_disk_is_the_users_to_mend(self, answers: list[dict[str, Any]]) -> None:
+        expected = ["ScalepetError", ["rank 1: No space left on device: 'a.bin'"]]
+        assert [one["agreed"]["disk full on 1"] for one in answers] == [expected] * 2
 
 
 def test_faults_of_many_ranks_are_one_line() -> None:
@@ -134,13 +151,19 @@ FAULTS: dict[str, list[Exception | None]] = {
     "partly shared": [ConfigError(["shared", "own 0"]), ConfigError(["shared", "own 1"])],
     "two types": [CheckpointError("x"), LaunchError("y")],
     "foreign on 1": [None, KeyError("k")],
+    "foreign beside ours": [DataError("no rows"), MemoryError()],
+    "disk full on 1": [None, OSError(errno.ENOSPC, "No space left on device", "a.bin")],
 }
 
 
 def agreed(fault: Exception | None) -> tuple[str | None, list[str]]:
+    def work() -> None:
+        if fault is not None:
+            raise fault
+
     try:
-        dist.agree(fault)
-    except ScalepetError as error:
+        dist.together(work)
+    except (ScalepetError, RankError) as error:
         return type(error).__name__, list(error.faults)
     except Exception as error:
         return type(error).__name__, [str(error)]

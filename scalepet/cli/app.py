@@ -18,8 +18,8 @@ from scalepet.cli.look import assets, report
 from scalepet.cli.plan import plan
 from scalepet.cli.sweep import sweep
 from scalepet.cli.train import train
-from scalepet.cli.voice import EXIT_REFUSED, OF_THE_MACHINE, end, fail, refuse, stop
-from scalepet.errors import ScalepetError
+from scalepet.cli.voice import end, fail, refuse, stop
+from scalepet.errors import EXIT_REFUSED, RankError, ScalepetError, mendable
 from scalepet.signals import Stopped
 
 app = typer.Typer(
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     What the user can mend (a ``ScalepetError``, a wrong option) becomes one message of rank 0 and
     exit code 2 on every rank, without a traceback. A run that was asked to stop and has saved its
-    state ends with exit code 75, and all else with 1, a traceback and a line that names the rank.
+    state ends with exit code 75, and all else with 1, a traceback and a line that names the rank;
+    the other ranks end with the code of that one, and rank 0 says what it was.
     """
     ending: Callable[[], NoReturn]
     try:
@@ -91,12 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         ending = partial(refuse, [f"{error.format_message().rstrip('.')}; try: {command} --help"])
     except Stopped as stopped:
         ending = partial(stop, str(stopped))
-    except OSError as error:
-        if error.errno not in OF_THE_MACHINE:
-            fail(error)
-        path = f": {str(error.filename)[:100]!r}" if error.filename else ""
-        ending = partial(refuse, [f"{error.strerror}{path}"])
+    except RankError as error:
+        ending = partial(refuse, error.faults, code=error.code)
     except Exception as error:
-        fail(error)
+        plain = mendable(error)
+        if not isinstance(plain, ScalepetError):
+            fail(error)
+        ending = partial(refuse, plain.faults)
     # Not above: an error holds on to a progress bar, which would hold on to the terminal.
     ending()

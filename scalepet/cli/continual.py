@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,19 +86,17 @@ def continual(
         from rich.console import Console
 
         from scalepet.config import read_stream_config
-        from scalepet.engine import join_processes, leave_processes
+        from scalepet.engine import joined, on_main
         from scalepet.recipes import learn_stream
 
         stream = read_stream_config(config, overrides or ())
         quiet_libraries()
-        join_processes()
-        for one in _in_orders(stream, orders):
-            for learnt in learn_stream(
-                one, resume=resume, console=Console(), stop=stop, accept=accept or ()
-            ):
-                if is_main():
-                    _draw(learnt)
-        leave_processes()
+        with joined():
+            for one in _in_orders(stream, orders):
+                for learnt in learn_stream(
+                    one, resume=resume, console=Console(), stop=stop, accept=accept or ()
+                ):
+                    on_main(partial(_draw, learnt))
 
 
 def _in_orders(config: StreamConfig, num_orders: int) -> list[StreamConfig]:

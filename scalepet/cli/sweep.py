@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scalepet.cli.arguments import Overrides
-from scalepet.cli.voice import EXIT_FAILED, is_main, quiet_libraries
-from scalepet.errors import ConfigError, Faults
+from scalepet.cli.voice import is_main, quiet_libraries
+from scalepet.errors import EXIT_FAILED, ConfigError, Faults
 from scalepet.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -126,24 +127,22 @@ def sweep(
         config = read_study_config(study, overrides or ())
         quiet_libraries()
         is_here = not plan and not slurm and processes == 1
-        if is_here:
-            engine.join_processes()
-        cells = dist.together(lambda: plan_study(config, only=only or ()))
-        console = Console()
-        if is_main():
-            show_study(cells, console, gpu=gpu)
-        if plan:
-            return
-        engine.on_main(lambda: open_study(config))
-        path = config.output / STUDY
-        if slurm:
-            _submit(path, cells, at_most)
-            return
-        if is_here:
-            Sweep(console, stop).run(cells)
-            engine.leave_processes()
-        else:
-            _share(path, cells, processes, console)
+        with engine.joined() if is_here else nullcontext():
+            cells = dist.together(lambda: plan_study(config, only=only or ()))
+            console = Console()
+            if is_main():
+                show_study(cells, console, gpu=gpu)
+            if plan:
+                return
+            engine.on_main(lambda: open_study(config))
+            path = config.output / STUDY
+            if slurm:
+                _submit(path, cells, at_most)
+                return
+            if is_here:
+                Sweep(console, stop).run(cells)
+            else:
+                _share(path, cells, processes, console)
         if is_main() and not show_end(cells, console):
             raise typer.Exit(EXIT_FAILED)
 

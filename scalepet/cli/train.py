@@ -65,14 +65,13 @@ def train(
         from rich.console import Console
 
         from scalepet.config import read_config
-        from scalepet.engine import join_processes, leave_processes
+        from scalepet.engine import joined
         from scalepet.recipes import finetune
 
         run = read_config(config, overrides or ())
         quiet_libraries()
-        join_processes()
-        finetune(run, resume=resume, console=Console(), stop=stop, accept=accept or ())
-        leave_processes()
+        with joined():
+            finetune(run, resume=resume, console=Console(), stop=stop, accept=accept or ())
 
 
 def _show_fields() -> None:

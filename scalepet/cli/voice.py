@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import sys
@@ -13,15 +12,8 @@ from typing import NoReturn
 
 import typer
 
-from scalepet.errors import some_ranks
+from scalepet.errors import EXIT_FAILED, EXIT_REFUSED, in_words, some_ranks
 from scalepet.signals import EXIT_STOPPED
-
-EXIT_FAILED = 1
-EXIT_REFUSED = 2
-"""The user can mend it, and starting again does not."""
-
-OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG})
-"""Failures of files and paths that are the user's to mend, wherever they happen."""
 
 SECONDS_TO_SPEAK = 5.0
 """Launchers kill all ranks once one has ended, and the one that speaks may be the slowest."""
@@ -32,14 +24,14 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def refuse(faults: Sequence[str]) -> NoReturn:
-    """Say every fault on a line of its own, and end this rank with exit code 2."""
+def refuse(faults: Sequence[str], *, code: int = EXIT_REFUSED) -> NoReturn:
+    """Say every fault on a line of its own, and end this rank."""
     if is_main():
         for fault in faults:
             typer.echo(_without_secrets(f"scalepet: {fault}"), err=True)
     else:
         time.sleep(SECONDS_TO_SPEAK)
-    end(EXIT_REFUSED)
+    end(code)
 
 
 def stop(words: str) -> NoReturn:
@@ -52,10 +44,10 @@ def stop(words: str) -> NoReturn:
 def fail(error: Exception) -> NoReturn:
     """Show our own mistake or the machine's; the last line names the rank and its host."""
     typer.echo(_without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
-    first_line = next(iter(str(error).splitlines()), "")
+    (words,) = in_words(error)
     line = (
         f"scalepet: rank {os.environ.get('RANK', '0')} on {socket.gethostname()} failed:"
-        f" {type(error).__name__}: {first_line}{_whose_fault(error)}"
+        f" {words}{_whose_fault(error)}"
     )
     line = _without_secrets(line)
     typer.echo(line, err=True)

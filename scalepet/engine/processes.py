@@ -9,18 +9,33 @@ import resource
 import socket
 import sys
 import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
-from scalepet.errors import LaunchError
+from scalepet.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    LaunchError,
+    RankError,
+    ScalepetError,
+    in_words,
+    mendable,
+)
+from scalepet.launch.alarm import Alarm
 from scalepet.launch.meeting import SET_BY_LAUNCHERS
 from scalepet.launch.roll_call import missing_ranks
+from scalepet.signals import EXIT_STOPPED, Stopped
 
 _joined = False
 """Whether this process has been in a process group."""
+
+_alarm: Alarm | None = None
+"""Of the group that this process is in, where it is one of several."""
 
 DEFAULT_TIMEOUT_MINUTES = 30
 """How long a collective waits for the others, where DEEPSPEED_TIMEOUT (minutes) does not say.
@@ -94,16 +109,78 @@ def join_processes(*, timeout_seconds: int | None = None) -> torch.device:
         raise LaunchError(
             f"rank {os.environ['RANK']} cannot join the group at {address}: {error}"
         ) from error
-    global _joined
+    global _joined, _alarm
     _joined = True
+    if _alarm is None and is_launched():
+        _alarm = Alarm(_give_up)
     return device
 
 
 def leave_processes() -> None:
     """Wait for all, then take the group down: a rank that just ends can abort the others."""
+    global _alarm
+    if _alarm is not None:
+        _alarm.close()
+        _alarm = None
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def joined(*, timeout_seconds: int | None = None) -> Iterator[torch.device]:
+    """This rank's device, inside of the group that ``join_processes`` joins.
+
+    An exception that leaves it is told to all other ranks, which then end with it wherever they
+    are; nothing waits for them.
+
+    Raises:
+        LaunchError: as ``join_processes``.
+        RankError: in place of the broken collective that another rank's exception has led to.
+    """
+    device = join_processes(timeout_seconds=timeout_seconds)
+    try:
+        yield device
+    except BaseException as error:
+        _part_with(error)
+        raise
+    leave_processes()
+
+
+def _part_with(error: BaseException) -> None:
+    """Tell the others why this rank ends; the group goes where no collective is under way in it."""
+    global _alarm
+    alarm, _alarm = _alarm, None
+    is_broken = isinstance(error, Exception) and is_broken_collective(error)
+    if alarm is not None:
+        if is_broken and alarm.heard is not None:
+            raise alarm.heard from None
+        if not is_broken:  # of which the others know themselves
+            alarm.ring(_as_failure(error))
+    is_shared = isinstance(error, (ScalepetError, RankError, Stopped))
+    if torch.distributed.is_initialized() and (is_shared or alarm is None):
+        torch.distributed.destroy_process_group()
+
+
+def _as_failure(error: BaseException) -> RankError:
+    if isinstance(error, RankError):
+        return error
+    if isinstance(error, Stopped):
+        return RankError(str(error), code=EXIT_STOPPED)
+    code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_FAILED
+    if isinstance(error, Exception):
+        error = mendable(error)
+    if isinstance(error, ScalepetError):
+        code = EXIT_REFUSED
+    rank = os.environ.get("RANK", "0")
+    return RankError([f"rank {rank}: {words}" for words in in_words(error)], code=code)
+
+
+def _give_up(failure: RankError) -> None:
+    """Where the main thread cannot be reached."""
+    for fault in failure.faults:
+        print(f"scalepet: {fault}", file=sys.stderr)
+    end_process(failure.code)
 
 
 def end_process(code: int) -> NoReturn:

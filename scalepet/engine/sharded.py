@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from scalepet.engine.ds_config import zero_stage
 from scalepet.engine.gradient_watch import GradientWatch
 from scalepet.engine.parameters import shard_of, trained_parameters, write_whole
 from scalepet.engine.processes import quiet_deepspeed
+from scalepet.engine.take_off import free, plain_linear_after, take_linear_of_shards, take_off
 from scalepet.engine.transit import rounding_frozen_only
 
 
@@ -32,7 +34,7 @@ def building_into_shards(ds_config: Mapping[str, Any]) -> Iterator[None]:
         yield
         return
     quiet_deepspeed()
-    with building_under(ds_config):
+    with plain_linear_after(), building_under(ds_config):
         yield
 
 
@@ -49,20 +51,46 @@ def untrained(
         model.to(device)
         yield
         return
-    deepspeed = quiet_deepspeed()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
-    with rounding_frozen_only(model, ds_config, trained=trained):
-        engine, *_ = deepspeed.initialize(model=model, config=dict(ds_config))
     try:
-        yield
-        # A backward that stops at the frozen lowest layers leaves their weights gathered.
-        engine.empty_partition_cache()
+        with _started(model, ds_config, trained=trained):
+            yield
     finally:
-        engine.destroy()
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def _started(
+    model: nn.Module,
+    ds_config: Mapping[str, Any],
+    *,
+    trained: Collection[nn.Parameter],
+    **options: Any,
+) -> Iterator[tuple[Any, Any]]:
+    """DeepSpeed's engine and optimizer on the model inside, and nothing of them after it.
+
+    Args:
+        options: of ``deepspeed.initialize``.
+    """
+    deepspeed = quiet_deepspeed()
+    with plain_linear_after():
+        with rounding_frozen_only(model, ds_config, trained=trained):
+            engine, optimizer, *_ = deepspeed.initialize(
+                model=model, config=dict(ds_config), **options
+            )
+        take_linear_of_shards(engine)
+        try:
+            yield engine, optimizer
+            if zero_stage(ds_config) == 3:
+                # A backward that stops at the frozen lowest layers leaves their weights gathered.
+                engine.optimizer.empty_partition_cache()
+        finally:
+            take_off(engine, model)
+            del engine, optimizer
+            free()
 
 
 @dataclass(frozen=True)
@@ -101,7 +129,7 @@ class Engine:
 
     Args:
         model: frozen but for what a method and the head train; built inside
-            ``building_into_shards``.
+            ``building_into_shards``. It is nobody else's until ``close``, or to the end of a with.
         head_names: the trained parameters that get the head's learning rate.
         optimizer: its settings.
         ds_config: as ``compose_ds_config`` makes it.
@@ -115,7 +143,6 @@ class Engine:
         optimizer: AdamW,
         ds_config: Mapping[str, Any],
     ) -> None:
-        deepspeed = quiet_deepspeed()
         trained = trained_parameters(model)
         head = [p for name, p in trained.items() if name in set(head_names)]
         tuned = [p for name, p in trained.items() if name not in set(head_names)]
@@ -134,17 +161,22 @@ class Engine:
             eps=optimizer.epsilon,
             weight_decay=optimizer.weight_decay,
         )
-        self.gradients = GradientWatch(trained)
         self.stage = zero_stage(ds_config)
         self.num_micro_batches = int(ds_config["gradient_accumulation_steps"])
         self.scales_loss = bool(ds_config["fp16"]["enabled"])
-        with rounding_frozen_only(model, ds_config, trained=trained.values()):
-            self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=model,
-                optimizer=self._adamw,
-                model_parameters=list(trained.values()),
-                config=dict(ds_config),
+        with contextlib.ExitStack() as stack:
+            self.gradients = GradientWatch(trained)
+            stack.callback(self.gradients.close)
+            self._engine, self._optimizer = stack.enter_context(
+                _started(
+                    model,
+                    ds_config,
+                    trained=trained.values(),
+                    optimizer=self._adamw,
+                    model_parameters=list(trained.values()),
+                )
             )
+            self._open = stack.pop_all()
         if self.scales_loss:
             # A run that goes on without steps is stopped in our words, not by a bare exception.
             self._engine.optimizer.loss_scaler.raise_error_at_min_scale = False
@@ -336,13 +368,23 @@ class Engine:
 
     def close(self) -> None:
         """Take DeepSpeed off the model, so that another engine can start on it, with other
-        parameters trained.
+        parameters trained. Nothing else can be asked of this one after it. All ranks together.
         """
-        if self.is_sharded:
-            # A backward that stops at the frozen lowest layers leaves their weights gathered.
-            self._engine.empty_partition_cache()
-        self._engine.destroy()
-        self.gradients.close()
+        self.__exit__(None, None, None)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """As ``close``. After an exception no other rank is needed, and the model is lost."""
+        self._engine = self._optimizer = self._adamw = None  # type: ignore[assignment]
+        self._group_of.clear()
+        self._open.__exit__(kind, error, trace)
 
     def rewrite(self, trained: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
         """Replace trained parameters and their moments, between two steps. All ranks together.

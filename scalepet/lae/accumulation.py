@@ -65,14 +65,11 @@ class Accumulation:
         self._alphas = tuple(alphas)
         self._on_gpu = bool(starts) and any(one.numbers.is_cuda for one in online.values())
         self._copies = [
-            {name: self._hosted(_part(start[name], shard)) for name, shard in self._online.items()}
+            {name: _part(start[name], shard) for name, shard in self._online.items()}
             for start in starts
         ]
-        self._staged = (
-            {name: self._hosted(shard.numbers.cpu()) for name, shard in self._online.items()}
-            if self._on_gpu
-            else {name: shard.numbers for name, shard in self._online.items()}
-        )
+        numbers = {name: shard.numbers for name, shard in self._online.items()}
+        self._staged = _pinned_room(numbers) if self._on_gpu else numbers
         self._stream = torch.cuda.Stream() if self._on_gpu else None
         # A new thread is on the first GPU of the machine, and may take memory of it.
         on_ours = (torch.cuda.set_device, (torch.cuda.current_device(),)) if self._on_gpu else ()
@@ -118,6 +115,14 @@ class Accumulation:
         self.wait()
         self._thread.shutdown()
 
+    def __enter__(self) -> Accumulation:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._thread.shutdown()
+        if error is None:
+            self.wait()
+
     def _stage(self) -> torch.cuda.Event:
         assert self._stream is not None
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -135,9 +140,17 @@ class Accumulation:
             for name, part in copy.items():
                 part.lerp_(self._staged[name], 1.0 - alpha)
 
-    def _hosted(self, part: Tensor) -> Tensor:
-        """In pinned memory where a GPU writes to it."""
-        return part.pin_memory() if self._on_gpu else part
+
+def _pinned_room(numbers: Wholes) -> dict[str, Tensor]:
+    """Host memory for the same numbers, one pinned buffer in all: every pinning is a call into the
+    driver, and rounds up to a page or a power of two.
+    """
+    sizes = [one.numel() for one in numbers.values()]
+    room = torch.empty(sum(sizes), pin_memory=True)
+    return {
+        name: part.view(one.shape)
+        for (name, one), part in zip(numbers.items(), room.split(sizes), strict=True)
+    }
 
 
 def _part(whole: Tensor, shard: MasterShard) -> Tensor:

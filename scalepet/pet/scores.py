@@ -47,6 +47,16 @@ class GradientShards:
             part = total[first - start : last - start]
             self.sums[name][first - mine.start : last - mine.start] += part
 
+    def divide(self, scale: float) -> None:
+        """Not a collective."""
+        for total in self.sums.values():
+            total.div_(scale)
+
+    def are_finite(self) -> bool:
+        """Whether all sums are, of all ranks. All ranks together."""
+        num_bad = sum(not total.isfinite().all() for total in self.sums.values())
+        return dist.sum_over_ranks(num_bad) == 0
+
 
 @dataclass(frozen=True)
 class _TensorSink:

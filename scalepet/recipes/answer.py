@@ -106,10 +106,12 @@ class Wearer:
         for adapter in self.adapters if self.vote is None else self.adapters[:1]:
             with backbones.recording_additions(model) as additions:
                 build.attach(adapter.plan.method, self.loaded)
-            dist.together(partial(load_adapter, model, adapter))
-            with engine.untrained(model, self.ds_config, self.device), self._all_on():
-                yield Ready(adapter.plan, model, self.device, is_sharded, track, self.vote)
-            backbones.detach(model, additions)
+            try:
+                dist.together(partial(load_adapter, model, adapter), has_collectives=True)
+                with engine.untrained(model, self.ds_config, self.device), self._all_on():
+                    yield Ready(adapter.plan, model, self.device, is_sharded, track, self.vote)
+            finally:
+                backbones.detach(model, additions)
 
     def _all_on(self) -> contextlib.AbstractContextManager[None]:
         if self.vote is None:
@@ -136,15 +138,14 @@ def wearer_of(
         ScalepetError: as ``open_adapter``, or they are not of one backbone; on all ranks alike.
     """
     launched = engine.is_launched()
-    device = engine.join_processes() if launched else engine.pick_device()
-    adapters = dist.together(lambda: _open_all(folders, overrides, other_weights))
-    if vote is not None:
-        dist.together(lambda: _check_voters(adapters))
-    plan = adapters[0].plan
-    ds_config = build.ds_config_for_answers(plan) if launched else {}
-    loaded = dist.together(lambda: build.load_backbone(plan, ds_config))
-    yield Wearer(adapters, loaded, ds_config, device, vote)
-    engine.leave_processes()
+    with engine.joined() if launched else contextlib.nullcontext(engine.pick_device()) as device:
+        adapters = dist.together(lambda: _open_all(folders, overrides, other_weights))
+        if vote is not None:
+            dist.together(lambda: _check_voters(adapters))
+        plan = adapters[0].plan
+        ds_config = build.ds_config_for_answers(plan) if launched else {}
+        loaded = build.load_backbone(plan, ds_config)
+        yield Wearer(adapters, loaded, ds_config, device, vote)
 
 
 def _open_all(

@@ -173,20 +173,24 @@ class _Story:
             carried = Carried(self.state.trained, self.state.moments, self.state.adam_steps)
         # The last one begins also where only the examination is left.
         for phase in (phase for phase in phases if phase.stop > start or phase is phases[-1]):
-            runner = self.learner.begin(index, phase, carried)
-            if self.state is not None:
-                engine.restore_random_states(self.state)
-                if start:  # else, as in every phase, fp16's loss scale starts anew
-                    runner.write_loss_scaler(self.state.loss_scaler)
-                self.state = None
-            copies = self.learner.accumulate(runner, index, phase)
-            self._train(
-                runner, copies, index, dataclasses.replace(phase, start=max(start, phase.start))
-            )
-            self.learner.end(copies)
-            if phase.is_frozen:
-                carried = _carry(runner)
-                runner.close()
+            with self.learner.begin(index, phase, carried) as runner:
+                if self.state is not None:
+                    engine.restore_random_states(self.state)
+                    if start:  # else, as in every phase, fp16's loss scale starts anew
+                        runner.write_loss_scaler(self.state.loss_scaler)
+                    self.state = None
+                rest = dataclasses.replace(phase, start=max(start, phase.start))
+                with self.learner.accumulate(runner, index, phase) as copies:
+                    self._train(runner, copies, index, rest)
+                    self.learner.end(copies)
+                if phase.is_frozen:
+                    carried = _carry(runner)
+                else:
+                    self._end(runner, index)
+
+    def _end(self, runner: Engine, index: int) -> None:
+        """What follows the last phase of an experience, up to the state that says it is learnt."""
+        lesson = self.prepared.lessons[index]
         try:
             self._examine(runner, index)
         except Stopped:
@@ -197,7 +201,6 @@ class _Story:
             self._conclude()
         # Metrics are sealed by the conclusion, which a state that says "learnt" must not precede.
         self._save(runner, self._rested, Progress(index + 1), is_logged=not is_last)
-        runner.close()
 
     def _train(self, runner: Engine, copies: Accumulation, index: int, phase: Phase) -> None:
         prepared, before = self.prepared, self.prepared.steps_before(index)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from scalepet import backbones, build, dist, engine
 from scalepet.backbones import Loaded
 from scalepet.errors import CheckpointError
 from scalepet.recipes.adapter import Adapter, open_adapter
+from scalepet.recipes.run_folder import writing
 
 
 def export_merged(
@@ -34,15 +37,17 @@ def export_merged(
         CheckpointError: the method's numbers have no place in a plain model, or the folder exists
             or cannot be written; on all ranks alike.
     """
-    launched = engine.is_launched()
-    if launched:
-        engine.join_processes()
+    with engine.joined() if engine.is_launched() else contextlib.nullcontext():
+        _export(folder, into, overrides=overrides, other_weights=other_weights)
+
+
+def _export(folder: Path, into: Path, *, overrides: Mapping[str, Any], other_weights: bool) -> None:
     adapter = dist.together(
         lambda: _mergeable(open_adapter(folder, overrides=overrides, other_weights=other_weights))
     )
     dist.together(lambda: check_new(into))
-    ds_config = build.ds_config_for_answers(adapter.plan) if launched else {}
-    loaded = dist.together(lambda: build.load_backbone(adapter.plan, ds_config))
+    ds_config = build.ds_config_for_answers(adapter.plan) if engine.is_launched() else {}
+    loaded = build.load_backbone(adapter.plan, ds_config)
     merged = _merged(adapter, loaded)
     unfinished = into.with_name(into.name + ".new")
     if dist.is_main():
@@ -52,8 +57,7 @@ def export_merged(
         for _ in merged:  # every tensor is gathered from all ranks
             pass
     dist.agree(fault)
-    engine.on_main(lambda: _move(unfinished, into))
-    engine.leave_processes()
+    engine.on_main(lambda: _complete(unfinished, into, adapter))
 
 
 def _mergeable(adapter: Adapter) -> Adapter:
@@ -73,7 +77,7 @@ def check_new(into: Path) -> None:
         raise CheckpointError(f"{into} exists; allowed: a folder that does not")
 
 
-def _merged(adapter: Adapter, loaded: Loaded) -> Iterator[tuple[str, Tensor]]:
+def _merged(adapter: Adapter, loaded: Loaded) -> Generator[tuple[str, Tensor]]:
     """Every tensor of the plain model, whole, on the CPU. All ranks together."""
     for name, parameter in loaded.model.named_parameters():
         whole = engine.read_whole(parameter).cpu()
@@ -83,10 +87,12 @@ def _merged(adapter: Adapter, loaded: Loaded) -> Iterator[tuple[str, Tensor]]:
 
 
 def _write(
-    folder: Path, merged: Iterator[tuple[str, Tensor]], adapter: Adapter, loaded: Loaded
-) -> CheckpointError | None:
-    """On rank 0. A fault is given back, once the other ranks have been served to the end."""
-    plan, dtype = adapter.plan, build.DTYPES[adapter.plan.config.precision]
+    folder: Path, merged: Generator[tuple[str, Tensor]], adapter: Adapter, loaded: Loaded
+) -> Exception | None:
+    """On rank 0. A fault is given back, once the other ranks have been served to the end; raised
+    where it comes from ``merged`` itself, so that nobody can be served.
+    """
+    dtype = build.DTYPES[adapter.plan.config.precision]
     sizes = {
         name: math.prod(engine.full_shape(parameter)) * dtype.itemsize
         for name, parameter in loaded.model.named_parameters()
@@ -95,20 +101,32 @@ def _write(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         backbones.write_weights(folder, merged, sizes=sizes)
-        backbones.write_model_config(
-            folder, plan.backbone, plan.model_config, dtype=dtype, labels=plan.task.labels
-        )
-        if plan.tokenizer is not None:
-            plan.tokenizer.save_pretrained(folder)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if inspect.getgeneratorstate(merged) == inspect.GEN_CLOSED:
+            raise
         for _ in merged:
             pass
-        return CheckpointError(f"{folder} cannot be written: {error}")
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            return CheckpointError(f"{folder} cannot be written: {error}")
+        return error
     return None
 
 
-def _move(unfinished: Path, into: Path) -> None:
+def _complete(unfinished: Path, into: Path, adapter: Adapter) -> None:
+    plan, dtype = adapter.plan, build.DTYPES[adapter.plan.config.precision]
     try:
-        unfinished.rename(into)
-    except OSError as error:
-        raise CheckpointError(f"{into} cannot be written: {error}") from error
+        with writing(into):
+            backbones.write_model_config(
+                unfinished,
+                plan.backbone,
+                plan.model_config,
+                dtype=dtype,
+                labels=plan.task.labels,
+            )
+            if plan.tokenizer is not None:
+                plan.tokenizer.save_pretrained(unfinished)
+            unfinished.rename(into)
+    except Exception:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise

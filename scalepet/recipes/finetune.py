@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -15,6 +16,7 @@ import torch
 from rich.console import Console
 
 from scalepet import build, dist, engine
+from scalepet.backbones import Loaded
 from scalepet.config import RunConfig
 from scalepet.config.models import Whole
 from scalepet.data import Examples
@@ -90,27 +92,29 @@ def finetune(
     check_names(accept, Prepared.acceptable, resume=resume)
     engine.forget_peak_memory()
     prepared = dist.together(lambda: prepare(config, resume=resume))
-    with alone_in(config.output, resume=resume, console=console) as is_ours:
+    with contextlib.ExitStack() as stack:  # what it has entered is closed on every way out
+        is_ours = stack.enter_context(alone_in(config.output, resume=resume, console=console))
         state, accepted = load_state(
             prepared, config.output, resume=resume, accept=accept, console=console
         )
-        runner, method, progress, how = _start(prepared, state, accepted)
+        loaded, method = _load(prepared, state)
+        runner = stack.enter_context(_start(prepared, loaded))
+        progress = _progress(prepared, runner, state, accepted)
         progress = _with_whole_best(progress, config.output / ADAPTER, console)
         started = time.perf_counter()
-        with (
-            stopping_together(stop),
-            dist.together(
-                lambda: _open_run(prepared, runner, progress, console, how=how)
-            ) as trackers,
-            States(config.output / STATES, keep=config.train.keep_states, guard=is_ours) as states,
-        ):
-            log_accepted(trackers, progress.num_steps, accepted)
-            mover = MaskMover(method, runner, num_steps=prepared.num_steps)
-            non_finite = NonFinite(prepared.plan, trackers, console)
-            story = _Story(prepared, mover, trackers, states, non_finite, console, stop)
-            progress = story.train(progress)
-            story.conclude(progress, seconds=time.perf_counter() - started)
-        runner.close()
+        stack.enter_context(stopping_together(stop))
+        trackers = stack.enter_context(
+            dist.together(lambda: _open_run(prepared, runner, progress, console, how=loaded.how))
+        )
+        states = stack.enter_context(
+            States(config.output / STATES, keep=config.train.keep_states, guard=is_ours)
+        )
+        log_accepted(trackers, progress.num_steps, accepted)
+        mover = MaskMover(method, runner, num_steps=prepared.num_steps)
+        non_finite = NonFinite(prepared.plan, trackers, console)
+        story = _Story(prepared, mover, trackers, states, non_finite, console, stop)
+        progress = story.train(progress)
+        story.conclude(progress, seconds=time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
@@ -297,17 +301,12 @@ class _Story:
         )
 
 
-def _start(
-    prepared: Prepared, state: RunState | None, accepted: Accepted
-) -> tuple[Engine, Method, Progress, str]:
-    """Load, shard and, where the run was stopped, put everything back where it was.
-
-    Returns:
-        Also the method with its mask, where a score chose it or it has moved, and how the weights
-        were read.
+def _load(prepared: Prepared, state: RunState | None) -> tuple[Loaded, Method]:
+    """The backbone with the method on it, as it was where the run was stopped; and the method with
+    its mask, where a score chose it or it has moved.
     """
-    plan, config = prepared.plan, prepared.plan.config
-    loaded = dist.together(lambda: build.load_backbone(plan, prepared.ds_config))
+    plan = prepared.plan
+    loaded = build.load_backbone(plan, prepared.ds_config)
     if state is None:
         method = chosen(
             plan.method,
@@ -321,6 +320,11 @@ def _start(
     build.attach(method, loaded)
     if state is not None:
         engine.load_trained(loaded.model, state.trained)
+    return loaded, method
+
+
+def _start(prepared: Prepared, loaded: Loaded) -> Engine:
+    config = prepared.plan.config
     runner = Engine(
         loaded.model,
         head_names=loaded.head_names,
@@ -330,14 +334,22 @@ def _start(
     # Dropout is a rank's own; what ranks share (the start of the head) is drawn by now, the order
     # of rows apart.
     torch.manual_seed(config.seed + 1 + dist.rank())
+    return runner
+
+
+def _progress(
+    prepared: Prepared, runner: Engine, state: RunState | None, accepted: Accepted
+) -> Progress:
+    """How far the run is, with the optimizer where it was then."""
     if state is None:
-        return runner, method, Progress(), loaded.how
+        return Progress()
+    loss_sum = prepared.plan.loss_sum
     batch = engine.on_device(prepared.loader.step(0).micro_batches[0], runner.device)
-    engine.resume(runner, state, any_loss=lambda: plan.loss_sum(runner.in_training, batch))
+    engine.resume(runner, state, any_loss=lambda: loss_sum(runner.in_training, batch))
     progress = progress_of(Progress, state, dict(state.progress))
     if "eval rows" in accepted:  # a score on other rows is beaten by none
-        progress = Progress(num_steps=progress.num_steps, awaits_evaluation=True)
-    return runner, method, progress, loaded.how
+        return Progress(num_steps=progress.num_steps, awaits_evaluation=True)
+    return progress
 
 
 def _with_whole_best(progress: Progress, folder: Path, console: Console) -> Progress:

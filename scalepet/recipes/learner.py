@@ -123,10 +123,13 @@ class Learner:
             optimizer=build.optimizer_of(self.prepared.plan.config),
             ds_config=self.prepared.ds_config,
         )
-        if carried is None:
-            runner.write_masters(numbers)
-        else:
-            self._restore(runner, index, numbers, carried)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(runner)
+            if carried is None:
+                runner.write_masters(numbers)
+            else:
+                self._restore(runner, index, numbers, carried)
+            stack.pop_all()
         return runner
 
     def _restore(
@@ -211,7 +214,7 @@ def start_learner(prepared: PreparedStream, state: RunState | None, *, index: in
         index: the experience at which the stream starts or goes on.
     """
     plan = prepared.plan
-    loaded = dist.together(lambda: build.load_backbone(plan, prepared.ds_config))
+    loaded = build.load_backbone(plan, prepared.ds_config)
     _check_head(prepared, loaded)
     learner = Learner(prepared, Loaded(loaded.model, (), loaded.how), plan.method)
     if plan.family.head:

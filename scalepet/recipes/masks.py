@@ -20,6 +20,11 @@ from scalepet.pet import Apet, GradientShards, Method
 NUM_SCORED_STEPS = 8
 """Batches whose gradients are summed."""
 
+_FP16_SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
+"""What a loss in fp16 is multiplied with, so that small gradients do not become zeros: the first at
+which no gradient is too large. Powers of two, by which sums are divided again without an error.
+"""
+
 
 def chosen(
     method: Method,
@@ -42,11 +47,8 @@ def chosen(
     gradients = None
     if apet.score != "magnitude":
         device = engine.pick_device()
-        with engine.untrained(model, ds_config, device), pet.watching(model, apet.shapes) as found:
-            model.eval()
-            for index in range(NUM_SCORED_STEPS):
-                _add_gradients(model, loader.step(index), loss_sum, device)
-        gradients = found
+        with engine.untrained(model, ds_config, device):
+            gradients = _gradients(model, apet.shapes, loader, loss_sum, device)
     scores = pet.score_shards(
         apet.score,
         apet.shapes,
@@ -56,10 +58,32 @@ def chosen(
     return pet.with_apet(method, apet.choose(scores))
 
 
-def _add_gradients(model: nn.Module, step: Step, loss_sum: LossSum, device: torch.device) -> None:
+def _gradients(
+    model: nn.Module,
+    shapes: Mapping[str, tuple[int, ...]],
+    loader: TrainLoader,
+    loss_sum: LossSum,
+    device: torch.device,
+) -> GradientShards:
+    """Of the mean losses of the first batches, summed over them and over all ranks."""
+    is_fp16 = any(parameter.dtype == torch.float16 for parameter in model.parameters())
+    model.eval()
+    for scale in _FP16_SCALES if is_fp16 else (1.0,):
+        with pet.watching(model, shapes) as found:
+            for index in range(NUM_SCORED_STEPS):
+                _add_gradients(model, loader.step(index), loss_sum, device, scale=scale)
+        found.divide(scale)
+        if found.are_finite():
+            break
+    return found
+
+
+def _add_gradients(
+    model: nn.Module, step: Step, loss_sum: LossSum, device: torch.device, *, scale: float
+) -> None:
     for batch in step.micro_batches:
         loss = loss_sum(model, engine.on_device(batch, device))
-        (loss / step.num_targets).backward()
+        (loss / step.num_targets * scale).backward()
 
 
 @dataclass

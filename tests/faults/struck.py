@@ -1,8 +1,9 @@
 """scalepet, to which something happens at one moment.
 
 As a script: ``struck.py WHAT@PLACE:NUMBER[@RANK] COMMAND ...``; ``none@`` does nothing. WHAT is
-kill (no warning), hang (SIGSTOP), fill=FOLDER (its disk is full from then on) or clock=SECONDS (the
-clock is moved by so much). The moment is the NUMBER-th time that the rank comes to a place:
+kill (no warning), hang (SIGSTOP), fill=FOLDER (its disk is full from then on), clock=SECONDS (the
+clock is moved by so much) or raise=ERROR (a built-in one). The moment is the NUMBER-th time that
+the rank comes to a place:
 
     load   the backbone is in memory
     step   before an optimizer step
@@ -15,6 +16,7 @@ A rank that ends by itself says how often it came to each: ``passed 0 {"load": 1
 
 from __future__ import annotations
 
+import builtins
 import collections
 import json
 import os
@@ -59,6 +61,8 @@ def strike() -> None:
         fill(Path(value))
     elif what == "clock":
         shift_clock(float(value))
+    elif what == "raise":
+        raise getattr(builtins, value)(f"struck at {_place}")
 
 
 def fill(folder: Path) -> None:

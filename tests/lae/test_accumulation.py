@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor
@@ -89,6 +91,37 @@ def test_without_copies_nothing_happens() -> None:
     copies.follow()
     assert copies.read() == []
     copies.close()
+
+
+def test_one_buffer_is_pinned_for_all_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pinning is a call into the driver; the copies need none."""
+    from scalepet.lae import accumulation
+
+    pinned, plain = [], torch.empty
+
+    def empty(*size: int, pin_memory: bool = False) -> Tensor:
+        pinned.append(pin_memory)
+        return plain(*size)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    wholes = {**draw(0), "scalar": torch.tensor(3.0), "none": torch.zeros(0, 2)}
+    room = accumulation._pinned_room(wholes)
+    assert pinned == [True]
+    for name, whole in wholes.items():
+        room[name].copy_(whole)
+    torch.testing.assert_close(room, wholes, rtol=0, atol=0)
+
+
+def test_the_thread_ends_with_what_it_was_for() -> None:
+    def threads() -> set[threading.Thread]:
+        return set(threading.enumerate())
+
+    before = threads()
+    copies = Accumulation(whole_shards(draw(0)), [draw(1)], shapes=SHAPES, alphas=[0.5])
+    with pytest.raises(KeyError, match="first"), copies:
+        copies.follow()
+        raise KeyError("first")
+    assert threads() == before
 
 
 @pytest.mark.gpu
