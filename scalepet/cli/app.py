@@ -18,8 +18,8 @@ from scalepet.cli.look import assets, report
 from scalepet.cli.plan import plan
 from scalepet.cli.sweep import sweep
 from scalepet.cli.train import train
-from scalepet.cli.voice import EXIT_REFUSED, OF_THE_MACHINE, end, fail, refuse, stop
-from scalepet.errors import ScalepetError
+from scalepet.cli.voice import EXIT_FAILED, EXIT_REFUSED, OF_THE_MACHINE, end, fail, refuse, stop
+from scalepet.errors import PassingError, ScalepetError
 from scalepet.signals import Stopped
 
 app = typer.Typer(
@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             standalone_mode=False,
         )
         ending = partial(end, code or 0)
+    except PassingError as error:
+        ending = partial(refuse, error.faults, code=EXIT_FAILED)
     except ScalepetError as error:
         ending = partial(refuse, error.faults)
     except typer.TyperException as error:  # what typer itself finds wrong in the arguments

@@ -32,14 +32,14 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def refuse(faults: Sequence[str]) -> NoReturn:
-    """Say every fault on a line of its own, and end this rank with exit code 2."""
+def refuse(faults: Sequence[str], *, code: int = EXIT_REFUSED) -> NoReturn:
+    """Say every fault on a line of its own, and end this rank."""
     if is_main():
         for fault in faults:
             typer.echo(_without_secrets(f"scalepet: {fault}"), err=True)
     else:
         time.sleep(SECONDS_TO_SPEAK)
-    end(EXIT_REFUSED)
+    end(code)
 
 
 def stop(words: str) -> NoReturn:
