@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -116,6 +117,20 @@ def put_right(folder: Path) -> None:
         found.rename(folder)
 
 
+@contextlib.contextmanager
+def workplace_beside(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside the path.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    place = Path(tempfile.mkdtemp(prefix=WORKPLACE, dir=path.parent))
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def clear_workplace(workplace: Path, folder: Path) -> None:
     """Put back what a process was replacing in ``folder`` when it died, and delete all else that it
     left in its workplace.
@@ -210,17 +225,12 @@ def _delete(path: Path) -> None:
 @contextlib.contextmanager
 def _making(path: Path, workplace: Path | None) -> Iterator[Path]:
     """Gives the folder to make it in; what the system refuses becomes a CheckpointError."""
-    own = None
     try:
-        if workplace is None:
-            own = Path(tempfile.mkdtemp(prefix=WORKPLACE, dir=path.parent))
-        yield workplace or own  # type: ignore[misc]
+        with workplace_beside(path) if workplace is None else nullcontext(workplace) as place:
+            yield place
     except OSError as error:
         if workplace is not None and not workplace.exists():
             raise CheckpointError(
                 f"{path} is not written: another process has taken this run's folder over"
             ) from error
         raise unwritable(path, error, besides="; what was there before is kept") from error
-    finally:
-        if own is not None:
-            shutil.rmtree(own, ignore_errors=True)

@@ -29,6 +29,7 @@ FLOORS = {
     "dist": 2,
     "launch": 2,
     "masks": 2,
+    "owned": 2,
     "planning": 2,
     "tracking": 2,
     "engine": 3,

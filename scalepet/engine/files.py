@@ -83,9 +83,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         return _read(whole_folder(folder))
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{folder} holds no saved state: {error.filename} is missing"
-        ) from error
+        missing = error.filename if folder.exists() else folder / RECORD_FILE
+        raise CheckpointError(f"{folder} holds no saved state: {missing} is missing") from error
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

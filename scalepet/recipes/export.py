@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import Tensor
 from scalepet import backbones, build, dist, engine
 from scalepet.backbones import Loaded
 from scalepet.errors import CheckpointError
+from scalepet.files import make_folder, workplace_beside
 from scalepet.recipes.adapter import Adapter, open_adapter
+from scalepet.recipes.run_folder import writing
 
 
 def export_merged(
@@ -44,15 +47,16 @@ def export_merged(
     ds_config = build.ds_config_for_answers(adapter.plan) if launched else {}
     loaded = dist.together(lambda: build.load_backbone(adapter.plan, ds_config))
     merged = _merged(adapter, loaded)
-    unfinished = into.with_name(into.name + ".new")
-    if dist.is_main():
-        fault = _write(unfinished, merged, adapter, loaded)
-    else:
-        fault = None
-        for _ in merged:  # every tensor is gathered from all ranks
-            pass
-    dist.agree(fault)
-    engine.on_main(lambda: _move(unfinished, into))
+    with dist.together(lambda: _workplace_for(into)) as workplace:
+        unfinished = workplace / into.name
+        if dist.is_main():
+            fault = _write(unfinished, merged, adapter, loaded)
+        else:
+            fault = None
+            for _ in merged:  # every tensor is gathered from all ranks
+                pass
+        dist.agree(fault)
+        engine.on_main(lambda: _move(unfinished, into))
     engine.leave_processes()
 
 
@@ -71,6 +75,15 @@ def check_new(into: Path) -> None:
     """Raises CheckpointError where something is there already."""
     if into.exists():
         raise CheckpointError(f"{into} exists; allowed: a folder that does not")
+
+
+def _workplace_for(into: Path) -> AbstractContextManager[Path]:
+    """On rank 0, a temporary folder beside the new one."""
+    if not dist.is_main():
+        return contextlib.nullcontext(into.parent)
+    with writing(into):
+        make_folder(into.parent)
+        return workplace_beside(into)
 
 
 def _merged(adapter: Adapter, loaded: Loaded) -> Iterator[tuple[str, Tensor]]:
@@ -92,8 +105,7 @@ def _write(
         for name, parameter in loaded.model.named_parameters()
     }
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir()
         backbones.write_weights(folder, merged, sizes=sizes)
         backbones.write_model_config(
             folder, plan.backbone, plan.model_config, dtype=dtype, labels=plan.task.labels

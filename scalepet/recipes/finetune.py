@@ -35,6 +35,7 @@ from scalepet.recipes.run_folder import (
     alone_in,
     describe_run,
     fingerprint_of,
+    has_ended,
     load_state,
     log_accepted,
     open_logs,
@@ -93,6 +94,8 @@ def finetune(
     engine.forget_peak_memory()
     prepared = dist.together(lambda: prepare(config, resume=resume))
     with alone_in(config.output, resume=resume, console=console) as hold:
+        if has_ended(config, resume=resume, console=console):
+            return
         state, accepted = load_state(
             prepared, config.output, resume=resume, accept=accept, console=console
         )

@@ -23,10 +23,12 @@ from scalepet.config import RunConfig, StreamConfig, plain
 from scalepet.engine import RunState, States
 from scalepet.errors import CheckpointError
 from scalepet.files import make_folder, put_right, replace_file, unwritable
+from scalepet.owned import check_free
 from scalepet.recipes.going_on import Accepted, check_goes_on
 from scalepet.recipes.lock import Hold, one_run_in
 from scalepet.tracking import Trackers, first_records, open_trackers, seal, without_secrets
 from scalepet.tracking.rank_log import log_apart
+from scalepet.tracking.seal import SEAL
 
 ADAPTER = "adapter"
 STATES = "states"
@@ -47,6 +49,15 @@ OPTIMIZER_FIELDS = (
 _SEALED = ("config.yaml", "run.json", "cell.json", METRICS, "matrix.json", "result.json")
 """cell.json is what a study writes beside the run."""
 
+_WRITTEN = (
+    *("run.json", "config.yaml", METRICS, "result.json", SEAL, "matrix.json", "matrix.png"),
+    *("curves.png", ADAPTER, f"{ADAPTER}-*", STATES, "non-finite", "logs/rank-*.log", "wandb_id"),
+)
+"""What runs and streams write, as patterns."""
+
+_FREE_SECTIONS = ("output", "deepspeed", "wandb")
+"""Of config.yaml: what may be another in each part of a run."""
+
 _LIBRARIES = ("torch", "deepspeed", "transformers", "datasets", "numpy")
 
 
@@ -66,10 +77,13 @@ def open_run_folder(folder: Path, *, resume: bool) -> None:
     """Make the folder, once it is known that a run may begin or go on in it.
 
     Raises:
-        CheckpointError: it cannot be written, or holds a run already and ``resume`` is not asked
-            for.
+        CheckpointError: it cannot be written, holds a run already and ``resume`` is not asked for,
+            or has files that a run would write and scalepet did not make.
     """
-    if not resume and any((folder / name).exists() for name in (METRICS, STATES)):
+    written = [str(path.relative_to(folder)) for path in written_by_run(folder)]
+    if not _is_run(folder):
+        check_free(folder, written)
+    elif written and not resume:
         raise CheckpointError(
             f"output: {folder} holds a run already;"
             " allowed: --resume to go on with it, or output=ANOTHER_FOLDER"
@@ -81,6 +95,23 @@ def open_run_folder(folder: Path, *, resume: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise CheckpointError(f"output: {folder} cannot be written ({error.strerror})") from error
+
+
+def written_by_run(folder: Path) -> list[Path]:
+    """What is there under a name that a run or a stream writes."""
+    there = [*folder.glob("*"), *folder.glob("logs/*")]  # links to nothing, too
+    return [path for path in there if any(path.match(name) for name in _WRITTEN)]
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether scalepet has begun a run there: it says so in run.json first of all, and the states
+    that it saves are known by their records.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if isinstance(record, dict) and {"scalepet", "command", "counts"} <= record.keys():
+            return True
+    return _has_states(folder)
 
 
 def describe_run(
@@ -103,8 +134,6 @@ def describe_run(
         CheckpointError: one of them cannot be written.
     """
     folder = config.output
-    text = yaml.safe_dump(without_secrets(plain(config)), sort_keys=False, allow_unicode=True)
-    replace_file(folder / "config.yaml", text, workplace=workplace)
     record = {
         "scalepet": scalepet.__version__,
         "versions": {"python": platform.python_version(), **_versions()},
@@ -117,7 +146,13 @@ def describe_run(
     }
     record = without_secrets(record)
     replace_file(folder / "run.json", json.dumps(record, indent=2) + "\n", workplace=workplace)
+    replace_file(folder / "config.yaml", config_as_yaml(config), workplace=workplace)
     return record
+
+
+def config_as_yaml(config: RunConfig | StreamConfig) -> str:
+    """What config.yaml holds."""
+    return yaml.safe_dump(without_secrets(plain(config)), sort_keys=False, allow_unicode=True)
 
 
 @contextlib.contextmanager
@@ -169,6 +204,20 @@ def load_state(
     return state, accepted
 
 
+def has_ended(config: RunConfig | StreamConfig, *, resume: bool, console: Console) -> bool:
+    """Whether the run has ended and its states are gone, so that nothing is left to do; rank 0 says
+    so. All ranks together.
+
+    Raises:
+        CheckpointError: it was another run: begun anew, it would write over that result.
+    """
+    folder = config.output
+    ended = dist.together(lambda: resume and dist.is_main() and _is_sealed_as(config))
+    if ended:
+        say(console, f"{folder}: the run has ended; result.json has what came out")
+    return dist.broadcast_object(ended)
+
+
 def fingerprint_of(prepared: Resumable, trackers: Trackers) -> dict[str, Any]:
     """What a state keeps to tell whether it may be gone on from: also the records that the run has
     logged by then.
@@ -203,6 +252,32 @@ def _lost_records(state: RunState, folder: Path, *, is_accepted: bool) -> Accept
             f" allowed: the file as it was, or --accept {_METRICS} to go on without them"
         )
     return {_METRICS: f"was {was}, is {now}"}
+
+
+def _has_states(folder: Path) -> bool:
+    return bool(engine.saved_steps(folder / STATES))
+
+
+def _is_sealed_as(config: RunConfig | StreamConfig) -> bool:
+    """
+    Raises:
+        CheckpointError: the run that has ended there had another config.
+    """
+    folder = config.output
+    if not (folder / SEAL).exists() or _has_states(folder):
+        return False
+    try:
+        then = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        then = {}
+    now = yaml.safe_load(config_as_yaml(config))
+    differing = [name for name in now if name not in _FREE_SECTIONS and now[name] != then.get(name)]
+    if differing:
+        raise CheckpointError(
+            f"output: the run in {folder} has ended, without a state to go on from, and its"
+            f" {', '.join(differing)} was another one; allowed: output=ANOTHER_FOLDER"
+        )
+    return True
 
 
 def states_of(config: RunConfig | StreamConfig, hold: Hold) -> States:
