@@ -51,7 +51,7 @@ def save_adapter(
     record = {
         "format": FORMAT,
         "scalepet": scalepet.__version__,
-        "config": without_secrets(plain(plan.config)),
+        "config": plain(plan.config),
         "labels": list(plan.task.labels),
         "backbone_fingerprint": plan.backbone_fingerprint,
         "method": plan.method.record(),

@@ -138,13 +138,12 @@ def describe_run(
         "scalepet": scalepet.__version__,
         "versions": {"python": platform.python_version(), **_versions()},
         "git_commit": _git_commit(),
-        "command": sys.argv,
+        "command": without_secrets(sys.argv),
         "world_size": dist.world_size(),
         "method": config.method.names,
         "counts": dict(counts),
         **facts,
     }
-    record = without_secrets(record)
     replace_file(folder / "run.json", json.dumps(record, indent=2) + "\n", workplace=workplace)
     replace_file(folder / "config.yaml", config_as_yaml(config), workplace=workplace)
     return record
@@ -152,7 +151,7 @@ def describe_run(
 
 def config_as_yaml(config: RunConfig | StreamConfig) -> str:
     """What config.yaml holds."""
-    return yaml.safe_dump(without_secrets(plain(config)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
 @contextlib.contextmanager

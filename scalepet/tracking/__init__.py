@@ -2,7 +2,7 @@
 
 from scalepet.tracking.jsonl import JsonlTracker, Seen, first_records, read_records
 from scalepet.tracking.progress import track_steps
-from scalepet.tracking.redact import without_secrets
+from scalepet.tracking.redact import credential_in, without_secrets
 from scalepet.tracking.seal import check_seal, seal
 from scalepet.tracking.tracker import METRICS_FILE, Tracker, Trackers, Value, open_trackers
 from scalepet.tracking.wandb import WandbMode, WandbTracker
@@ -17,6 +17,7 @@ __all__ = [
     "WandbMode",
     "WandbTracker",
     "check_seal",
+    "credential_in",
     "first_records",
     "open_trackers",
     "read_records",
