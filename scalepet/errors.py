@@ -1,7 +1,7 @@
 """What scalepet says when it cannot go on: one clear message, every fault at once.
 
 A ``ScalepetError`` is the user's to mend (a value, a file, a machine) and ends a run with exit code
-2 and no traceback. Our own mistakes are ``assert`` and keep theirs.
+2 (a ``PassingError`` with 1) and no traceback. Our own mistakes are ``assert`` and keep theirs.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ class DataError(ScalepetError):
 
 class CheckpointError(ScalepetError):
     """A saved adapter or run state that does not fit, is not whole, or cannot be written."""
+
+
+class PassingError(CheckpointError):
+    """A file could not be written for a reason that may pass by itself: the same command may well
+    succeed, so it ends with exit code 1 and a job script queues it again.
+    """
 
 
 class LaunchError(ScalepetError):

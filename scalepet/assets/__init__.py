@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -69,7 +68,11 @@ def _make(asset: Asset, title: str, folder: Path) -> None:
         done = asset.convert(raw, made)
         (made / SOURCE).write_text(f"{title}\n## What was done\n\n{done}\n", encoding="utf-8")
         if folder.exists():
-            shutil.rmtree(folder)
+            strange = {path.name for path in folder.iterdir()} - {p.name for p in made.iterdir()}
+            if strange:
+                names = ", ".join(sorted(strange))
+                raise ConfigError(f"{folder}: {names} is not of the asset; move it away")
+            folder.rename(Path(scratch) / "old")
         made.rename(folder)
 
 

@@ -2,10 +2,11 @@
 
 from scalepet.bench.contenders import Contender, contenders
 from scalepet.bench.measure import Result, Rounds, measure
-from scalepet.bench.report import conditions, make_folder, table, write_results
+from scalepet.bench.report import FILES, conditions, make_folder, table, write_results
 from scalepet.bench.shapes import SHAPES, Work, make_work
 
 __all__ = [
+    "FILES",
     "SHAPES",
     "Contender",
     "Result",

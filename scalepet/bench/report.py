@@ -18,6 +18,9 @@ from rich.table import Table
 from scalepet.bench.measure import Result
 from scalepet.errors import CheckpointError
 
+FILES = ("bench.json", "bench.png")
+"""What a bench writes into its folder."""
+
 _PACKAGES = ("scalepet", "torch", "transformers", "peft")
 
 
@@ -74,7 +77,7 @@ def write_results(folder: Path, results: Sequence[Result], about: Mapping[str, A
     """
     content = {"conditions": dict(about), "results": [asdict(result) for result in results]}
     with _writing(folder):
-        (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / FILES[0]).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

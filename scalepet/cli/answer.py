@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from scalepet.cli.arguments import Adapter, Also, OtherWeights, Overrides, Together
+from scalepet.cli.arguments import Adapter, Also, OtherWeights, Overrides, Overwrite, Together
 from scalepet.cli.voice import is_main, quiet_libraries
 from scalepet.errors import ConfigError
+from scalepet.owned import check_new_file
 
 
 def evaluate(
@@ -66,6 +67,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    overwrite: Overwrite = False,
     also: Also = None,
     vote: Together = None,
     other_weights: OtherWeights = False,
@@ -81,7 +83,10 @@ def predict(
     if bool(text) == bool(rows):
         given = "both of them" if text else "neither"
         raise ConfigError(f"--text and --input: {given}; allowed: one of the two")
+    folders = [adapter, *(also or ())]
     _check_files(rows, output)
+    if output is not None:
+        _check_output(output, rows, folders, overwrite=overwrite)
     from scalepet.config import read_overrides
     from scalepet.recipes import predict as predict_rows
     from scalepet.recipes import write_answers
@@ -89,7 +94,7 @@ def predict(
     changes = read_overrides(overrides or ())
     quiet_libraries()
     answers = predict_rows(
-        [adapter, *(also or ())],
+        folders,
         texts=text or (),
         file=rows,
         overrides=changes,
@@ -103,6 +108,17 @@ def predict(
         return
     for row in zip(*answers, strict=True):
         typer.echo("\t".join(row))
+
+
+def _check_output(output: Path, rows: Path | None, folders: list[Path], *, overwrite: bool) -> None:
+    """Refuses what is read, with --overwrite, too."""
+    from scalepet.recipes import read_files
+
+    if output.exists():
+        for path in (*([rows] if rows else ()), *read_files(folders)):
+            if output.samefile(path):
+                raise ConfigError(f"--output {output} is read; allowed: another file")
+    check_new_file("--output", output, overwrite=overwrite)
 
 
 def _check_files(rows: Path | None, output: Path | None) -> None:

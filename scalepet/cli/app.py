@@ -19,7 +19,14 @@ from scalepet.cli.plan import plan
 from scalepet.cli.sweep import sweep
 from scalepet.cli.train import train
 from scalepet.cli.voice import end, fail, refuse, stop
-from scalepet.errors import EXIT_REFUSED, RankError, ScalepetError, mendable
+from scalepet.errors import (
+    EXIT_FAILED,
+    EXIT_REFUSED,
+    PassingError,
+    RankError,
+    ScalepetError,
+    mendable,
+)
 from scalepet.signals import Stopped
 
 app = typer.Typer(
@@ -84,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             standalone_mode=False,
         )
         ending = partial(end, code or 0)
+    except PassingError as error:
+        ending = partial(refuse, error.faults, code=EXIT_FAILED)
     except ScalepetError as error:
         ending = partial(refuse, error.faults)
     except typer.TyperException as error:  # what typer itself finds wrong in the arguments

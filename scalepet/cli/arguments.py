@@ -46,6 +46,7 @@ Together = Annotated[
         show_default=False,
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
 OtherWeights = Annotated[
     bool,
     typer.Option(

@@ -11,6 +11,7 @@ import typer
 
 from scalepet.cli.voice import quiet_libraries
 from scalepet.errors import ConfigError
+from scalepet.owned import RECORD, check_free, note_files, own_files
 
 
 def bench(
@@ -67,6 +68,7 @@ def bench(
         raise ConfigError(faults)
     if output is not None:
         room.make_folder(output)  # before minutes of measuring, not after
+        check_free(output, room.FILES, own=own_files(output))
     quiet_libraries()
     console = Console()
     work = room.make_work(
@@ -86,5 +88,6 @@ def bench(
     if output is not None:
         from scalepet.experiments import draw_bench
 
+        note_files(output, [RECORD, *room.FILES])
         room.write_results(output, results, about)
         console.print(f"figure {draw_bench(output)}")

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scalepet.cli.arguments import Overwrite
 from scalepet.errors import ConfigError, Faults
+from scalepet.owned import check_new_file
 
 if TYPE_CHECKING:
     from scalepet.experiments import Run, StreamRun
@@ -31,6 +33,7 @@ def report(
         Path | None,
         typer.Option(help="Draw the curves here (.png or .svg).", show_default=False),
     ] = None,
+    overwrite: Overwrite = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -51,6 +54,8 @@ def report(
     """
     from scalepet.experiments import is_stream, is_study, read_run, read_stream
 
+    if figure is not None:
+        check_new_file("--figure", figure, overwrite=overwrite)
     studies = [folder for folder in runs if is_study(folder)]
     if studies:
         others = [folder for folder in runs if folder not in studies]

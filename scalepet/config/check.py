@@ -9,7 +9,7 @@ import pydantic
 from pydantic import TypeAdapter
 
 from scalepet.config.catalogue import named_task
-from scalepet.config.faults import did_you_mean, faults_of, wrong_value
+from scalepet.config.faults import did_you_mean, dotted, faults_of, wrong_value
 from scalepet.config.fields import Trail, fields_of, walk
 from scalepet.config.models import DEFAULT_METHOD, Config, RunConfig, StreamConfig
 from scalepet.config.options import options_model, same_as
@@ -20,6 +20,7 @@ from scalepet.data import Task
 from scalepet.errors import ConfigError
 from scalepet.masks import check_budget
 from scalepet.pet import METHODS
+from scalepet.tracking import credential_in
 
 _STAND_INS = {
     "kind": "classification",
@@ -77,7 +78,23 @@ def check_all(content: Any, kind: type[Config]) -> tuple[Config | None, list[str
         faults += _task_faults(content.get("task"), unreadable)
     elif isinstance(config, StreamConfig):
         faults += stream_faults(config)
+    faults += _credential_faults(content, ())
     return (None if faults else config), faults
+
+
+def _credential_faults(value: Any, trail: Trail) -> Iterator[str]:
+    """What must not get into a file that is kept and passed on."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _credential_faults(inner, (*trail, str(name)))
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _credential_faults(inner, (*trail, str(index)))
+    elif isinstance(value, str) and (kind := credential_in(trail[-1] if trail else "", value)):
+        yield (
+            f"{dotted(trail)}: holds {kind}, which config.yaml and adapters would pass on;"
+            " allowed: credentials in the environment (HF_TOKEN, WANDB_API_KEY) or ~/.netrc"
+        )
 
 
 def _options() -> list[Trail]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from scalepet.errors import CheckpointError
+from scalepet.files import replace_file
 
 MATRIX_FILE = "matrix.json"
 ONLINE = "online"
@@ -188,19 +188,16 @@ class Results:
         }
         return cls(written.num_rows, experts)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, *, workplace: Path | None = None) -> None:
         """Puts matrix.json into the folder, in place of the last; it is whole at any moment.
+
+        Args:
+            workplace: as for ``replace_file``.
 
         Raises:
             CheckpointError: if it cannot be written.
         """
-        path = folder / MATRIX_FILE
-        fresh = path.with_name(path.name + ".new")
-        try:
-            fresh.write_text(self.to_json(), encoding="utf-8")
-            os.replace(fresh, path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be written ({error.strerror})") from error
+        replace_file(folder / MATRIX_FILE, self.to_json(), workplace=workplace)
 
     @classmethod
     def read(cls, folder: Path) -> Results:

@@ -12,7 +12,7 @@ from scalepet.engine.ds_config import (
     zero_stage,
 )
 from scalepet.engine.evaluate import Answerer, Answers, Track, answer_all, each_row
-from scalepet.engine.files import read_folder, write_folder
+from scalepet.engine.files import RECORD_FILE, read_folder, write_folder
 from scalepet.engine.loop import LossSum, Skipped, StepReport, on_device, train_step
 from scalepet.engine.parameters import (
     load_trained,
@@ -46,6 +46,7 @@ from scalepet.engine.states import SaveReport, States, newest_state, saved_steps
 
 __all__ = [
     "PRECISIONS",
+    "RECORD_FILE",
     "SCHEDULES",
     "AdamW",
     "Answerer",

@@ -1,20 +1,23 @@
-"""Folders that are there whole or not at all."""
+"""Folders of tensors and a record, which know whether they are as they were written."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
+import re
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from scalepet.errors import CheckpointError
+from scalepet.files import replace_folder, whole_folder
 
 TENSORS_FILE = "tensors.safetensors"
 RECORD_FILE = "scalepet.json"
@@ -26,6 +29,10 @@ _DIGEST_BYTES = 16
 _NOT_OURS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What comes of a record that is another JSON, or none."""
 
+_READS = 5
+_SECONDS_BETWEEN_READS = 0.02
+"""A folder that is replaced is gone for a moment."""
+
 
 def write_folder(
     folder: Path,
@@ -33,68 +40,99 @@ def write_folder(
     tensors: Mapping[str, Tensor],
     record: Mapping[str, Any],
     texts: Mapping[str, str] | None = None,
+    workplace: Path | None = None,
 ) -> None:
     """Write tensors (safetensors) and a JSON record with the checksums of both, in place of what is
     there.
 
-    All is written beside and renamed, so that a run that dies while saving leaves the old folder or
-    the new one.
+    Args:
+        workplace: as for ``replace_file``.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written; the old one is still
             there.
     """
-    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    try:
-        _clear(new)
-        new.mkdir(parents=True)
-        safetensors.torch.save_file(
-            {n: t.contiguous() for n, t in tensors.items()}, new / TENSORS_FILE
-        )
-        full_record = {**record, "checksum": _checksum(new / TENSORS_FILE)}
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+    def fill(fresh: Path) -> None:
+        try:
+            safetensors.torch.save_file(whole, fresh / TENSORS_FILE)
+        except safetensors.SafetensorError as error:
+            raise _as_of_the_system(error) from error
+        full_record = {**record, "checksum": _checksum(fresh / TENSORS_FILE)}
         full_record[_OWN] = _digest_of(full_record)
-        (new / RECORD_FILE).write_text(_as_text(full_record), encoding="utf-8")
+        (fresh / RECORD_FILE).write_text(_as_text(full_record), encoding="utf-8")
         for name, text in (texts or {}).items():
-            (new / name).write_text(text, encoding="utf-8")
-        for path in (*new.iterdir(), new):
-            _sync(path)
-        if folder.exists():  # else the old folder is all there is
-            _clear(old)
-            folder.rename(old)
-        new.rename(folder)
-        _sync(folder.parent)
-        _clear(old)
-    except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(new, ignore_errors=True)  # half of it would go on filling a full disk
-        raise CheckpointError(
-            f"{folder} cannot be written: {error}; what was there before is kept"
-        ) from error
+            (fresh / name).write_text(text, encoding="utf-8")
+
+    replace_folder(folder, fill, workplace=workplace)
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What ``write_folder`` wrote: (tensors on the CPU, record).
+    """What ``write_folder`` wrote: (tensors on the CPU, record), both of one write where another
+    process writes meanwhile.
 
     Raises:
         CheckpointError: something is missing, cut, altered or not ours.
     """
-    if not folder.exists() and folder.with_name(folder.name + ".old").exists():
-        folder = folder.with_name(folder.name + ".old")  # the run died between the two renames
+    for _ in range(_READS - 1):
+        try:
+            return _read(whole_folder(folder))
+        except FileNotFoundError:
+            time.sleep(_SECONDS_BETWEEN_READS)
     try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        own = record.pop(_OWN)
-        _compare(folder / RECORD_FILE, _digest_of(record), recorded=own)
-        _compare(
-            folder / TENSORS_FILE,
-            _checksum(folder / TENSORS_FILE),
-            recorded=record["checksum"],
-        )
-        return safetensors.torch.load_file(folder / TENSORS_FILE), record
+        return _read(whole_folder(folder))
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{folder} holds no saved state: {error.filename} is missing"
-        ) from error
+        missing = error.filename if folder.exists() else folder / RECORD_FILE
+        raise CheckpointError(f"{folder} holds no saved state: {missing} is missing") from error
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """
+    Raises:
+        FileNotFoundError: a file is missing, or the folder is.
+        CheckpointError: as ``read_folder``.
+    """
+    try:
+        with _opened(folder) as (tensors, text):
+            record = json.loads(text.read())
+            own = record.pop(_OWN)
+            _compare(folder / RECORD_FILE, _digest_of(record), recorded=own)
+            _compare(folder / TENSORS_FILE, _checksum_of(tensors), recorded=record["checksum"])
+            # By its descriptor: the name may be that of another file by now.
+            return safetensors.torch.load_file(f"/dev/fd/{tensors.fileno()}"), record
+    except FileNotFoundError:
+        raise
     except (*_NOT_OURS, OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be read: {error!r}") from error
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The two files of one folder, whatever gets its name meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+    def open_inside(name: str, flags: int) -> int:
+        try:
+            return os.open(name, flags, dir_fd=descriptor)
+        except FileNotFoundError as error:
+            error.filename = str(folder / name)
+            raise
+
+    try:
+        with (
+            open(RECORD_FILE, "rb", opener=open_inside) as record,
+            open(TENSORS_FILE, "rb", opener=open_inside) as tensors,
+        ):
+            yield tensors, record
+    finally:
+        os.close(descriptor)
+
+
+def _as_of_the_system(error: safetensors.SafetensorError) -> OSError:
+    """safetensors tells the number of a failure in its words only."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]) if number else 0, str(error))
 
 
 def _compare(path: Path, found: str, *, recorded: Any) -> None:
@@ -113,22 +151,12 @@ def _digest_of(record: Mapping[str, Any]) -> str:
 
 
 def _checksum(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
+        return _checksum_of(file)
+
+
+def _checksum_of(file: BinaryIO) -> str:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    while block := file.read(2**20):
+        digest.update(block)
     return digest.hexdigest()
-
-
-def _clear(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to the disk: a rename is only as good as what lies behind it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

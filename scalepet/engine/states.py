@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from scalepet import dist
-from scalepet.engine.files import write_folder
+from scalepet.engine.files import RECORD_FILE, write_folder
 from scalepet.engine.run_state import RunState, gather_run_state, read_run_state
 from scalepet.engine.sharded import Engine
 from scalepet.errors import CheckpointError, ScalepetError
+from scalepet.files import discard
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class States:
     Args:
         folder: of the states; made with the first one.
         keep: how many of the last ones stay.
+        workplace: where rank 0 makes them; None for a temporary one beside each.
         guard: called by rank 0 before it writes; raises where it must not.
 
     Attributes:
@@ -52,12 +54,18 @@ class States:
     """
 
     def __init__(
-        self, folder: Path, *, keep: int, guard: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        workplace: Path | None = None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         assert keep > 0
         self.folder = folder
         self.last_saved: int | None = None
         self._keep = keep
+        self._workplace = workplace
         self._guard = guard
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="states")
         self._writing: Future[None] | None = None
@@ -133,7 +141,7 @@ class States:
         folder = state_folder(self.folder, num_steps)
         try:
             self._guard()
-            write_folder(folder, tensors=tensors, record=record)
+            write_folder(folder, tensors=tensors, record=record, workplace=self._workplace)
             self._clear(num_steps)
         except ScalepetError:
             raise
@@ -143,13 +151,15 @@ class States:
     def _clear(self, newest: int) -> None:
         """Leave the state that was just written and those before it. A later one is what a run
         could not go on from that went on from an earlier one.
+
+        What cannot be cleared now is with the next state.
         """
         kept = [steps for steps in saved_steps(self.folder) if steps <= newest][: self._keep]
         for path in self.folder.iterdir():
-            steps = path.name.partition(".")[0]
-            is_ours = steps.isdecimal()
-            if is_ours and (path.suffix == ".new" or int(steps) not in kept):
-                shutil.rmtree(path)
+            steps = _steps_of(path)
+            if steps is not None and steps not in kept and (path / RECORD_FILE).exists():
+                with contextlib.suppress(OSError):
+                    discard(path, workplace=self._workplace or self.folder)
 
 
 def state_folder(folder: Path, num_steps: int) -> Path:
@@ -164,12 +174,21 @@ def saved_steps(folder: Path) -> list[int]:
         CheckpointError: the folder cannot be read.
     """
     try:
-        names = [path.name.removesuffix(".old") for path in folder.iterdir()]
+        found = {_steps_of(path) for path in folder.iterdir()}
     except FileNotFoundError:
         return []
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read ({error.strerror})") from error
-    return sorted({int(name) for name in names if name.isdecimal()}, reverse=True)
+    return sorted((steps for steps in found if steps is not None), reverse=True)
+
+
+def _steps_of(path: Path) -> int | None:
+    """After how many steps the state in a folder was saved; None of what has no state's name, which
+    is the user's.
+    """
+    name = path.name.removesuffix(".old")  # as 0.1 left what it was replacing
+    is_state = name.isdecimal() and name == state_folder(path, int(name)).name
+    return int(name) if is_state and path.is_dir() and not path.is_symlink() else None
 
 
 def newest_state(folder: Path) -> tuple[RunState | None, list[str]]:

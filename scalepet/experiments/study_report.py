@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from scalepet.errors import ConfigError
 from scalepet.experiments.cells import choose_cells
 from scalepet.experiments.claims import gaps, spreads
 from scalepet.experiments.costs import cost_of
@@ -23,6 +23,8 @@ from scalepet.experiments.study_tables import interval_text
 from scalepet.experiments.style import drawing
 from scalepet.experiments.table import NONE
 from scalepet.experiments.thresholds import Threshold
+from scalepet.files import unwritable
+from scalepet.owned import RECORD, check_free, note_files, own_files
 
 PAGE = "index.html"
 DOTS_PER_INCH = 160
@@ -44,29 +46,57 @@ def report_studies(folders: Sequence[Path], output: Path) -> StudyReport:
 
     Args:
         folders: of studies.
-        output: a folder, made when missing; files of the same names are replaced.
+        output: a folder, made when missing; what an earlier report has written there is replaced.
 
     Raises:
-        ConfigError: if no run is whole, or the folder cannot be written.
+        ConfigError: if no run is whole.
+        CheckpointError: the folder cannot be written, or has files of these names that are no
+            report's.
     """
+    own = _own_files(output)
+    check_free(output, [PAGE, RECORD], own=own)
     studies = read_studies(folders)
     found = find(studies)
     origin = _origin(studies)
     sections = sections_of(found, origin=origin)
     names = ", ".join(Path(folder).resolve().name for folder in studies.folders)
-    had_report = (output / PAGE).exists()
+    written = _names_of(sections)
+    check_free(output, written, own=own)
+    note_files(output, written | own)
     drawings = _write_figures(sections, output / "figures")
     page = render(f"Scaling study: {names}", sections, origin=origin, drawings=drawings)
     try:
         _write_tables(sections, output / "tables", origin=origin)
         (output / PAGE).write_text(page, encoding="utf-8")
-        if had_report:
-            tables = {table.name for section in sections for table in section.tables}
-            _clear(output / "tables", (".csv", ".md"), keep=tables)
-            _clear(output / "figures", (".png", ".svg"), keep=drawings.keys())
+        for name in own - written:
+            (output / name).unlink(missing_ok=True)
+        note_files(output, written)
     except OSError as error:
-        raise ConfigError(f"{output} cannot be written ({error.strerror})") from error
+        raise unwritable(output, error) from error
     return StudyReport(found, output / PAGE)
+
+
+def _names_of(sections: Sequence[Section]) -> set[str]:
+    """All that a report writes, below its folder."""
+    tables = [table.name for section in sections for table in section.tables]
+    figures = [picture.name for section in sections for picture in section.pictures]
+    return {
+        PAGE,
+        RECORD,
+        *(f"tables/{name}.{suffix}" for name in tables for suffix in ("csv", "md")),
+        *(f"figures/{name}.{suffix}" for name in figures for suffix in ("png", "svg")),
+    }
+
+
+def _own_files(output: Path) -> set[str]:
+    """What an earlier report has written; 0.1 kept no record, but its page names it."""
+    own = own_files(output)
+    if own or not (output / PAGE).is_file():
+        return own
+    page = (output / PAGE).read_text(encoding="utf-8", errors="replace")
+    if "<title>Scaling study: " not in page or '<p class="origin">commit ' not in page:
+        return set()
+    return {PAGE, *re.findall(r'<a href="((?:tables|figures)/[^"/]+)">', page)}
 
 
 def find(studies: Studies) -> Findings:
@@ -151,13 +181,6 @@ def _write_tables(sections: Sequence[Section], folder: Path, *, origin: str) -> 
             ("md", table.as_markdown(origin=origin)),
         ):
             (folder / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
-
-
-def _clear(folder: Path, suffixes: Collection[str], *, keep: Collection[str]) -> None:
-    """Only what a report writes, and only where one was: a folder may be shared."""
-    for path in folder.iterdir():
-        if path.suffix in suffixes and path.stem not in keep and path.is_file():
-            path.unlink()
 
 
 def summary(found: Findings) -> RichTable:

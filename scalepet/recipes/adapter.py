@@ -19,6 +19,7 @@ from scalepet.build import Plan, plan_run
 from scalepet.config import RunConfig, check_config, plain
 from scalepet.data import Task
 from scalepet.errors import CheckpointError
+from scalepet.files import whole_folder
 from scalepet.pet import POSITIONS
 from scalepet.recipes.masks import saved_positions, with_saved_positions
 from scalepet.tracking import without_secrets
@@ -35,12 +36,14 @@ def save_adapter(
     fixed: Mapping[str, Tensor],
     num_steps: int,
     metrics: Mapping[str, float],
+    workplace: Path | None = None,
 ) -> None:
     """Write the trained tensors (safetensors), the config, the mask's record and a card for people.
 
     Args:
         tensors: what was trained, by name.
         fixed: what is not trained but belongs to it, such as the positions of a mask.
+        workplace: as for ``replace_file``.
 
     Raises:
         CheckpointError: the folder cannot be written; what was there before is kept.
@@ -48,7 +51,7 @@ def save_adapter(
     record = {
         "format": FORMAT,
         "scalepet": scalepet.__version__,
-        "config": without_secrets(plain(plan.config)),
+        "config": plain(plan.config),
         "labels": list(plan.task.labels),
         "backbone_fingerprint": plan.backbone_fingerprint,
         "method": plan.method.record(),
@@ -61,6 +64,7 @@ def save_adapter(
         tensors={**tensors, **fixed},
         record=record,
         texts={"README.md": without_secrets(card)},
+        workplace=workplace,
     )
 
 
@@ -124,7 +128,7 @@ def open_adapter(
             are shown.
         ConfigError: the backbone is not there.
     """
-    if (folder / "adapter").exists():
+    if whole_folder(folder / "adapter").exists():
         folder = folder / "adapter"
     tensors, record = engine.read_folder(folder)
     if record.get("format") != FORMAT:

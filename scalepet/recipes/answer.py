@@ -25,9 +25,11 @@ from scalepet.build import Plan
 from scalepet.data import Examples, Rows, Source, Task
 from scalepet.engine import Answers, Track
 from scalepet.errors import CheckpointError, ConfigError, Faults
+from scalepet.files import replace_file
 from scalepet.lae import Vote, experts, voted
 from scalepet.recipes import screen
 from scalepet.recipes.adapter import Adapter, load_adapter, open_adapter
+from scalepet.recipes.run_folder import written_by_run
 
 
 @dataclass(frozen=True)
@@ -310,7 +312,14 @@ def write_answers(path: Path, answers: Sequence[Sequence[str]]) -> None:
         )
         for row, given in rows
     )
-    try:
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"--output {path} cannot be written ({error.strerror})") from error
+    replace_file(path, "".join(f"{line}\n" for line in lines))
+
+
+def read_files(folders: Sequence[Path]) -> list[Path]:
+    """The files of adapters, or of the runs that hold them."""
+    found: list[Path] = []
+    for folder in folders:
+        is_adapter = (folder / engine.RECORD_FILE).exists()
+        for path in [folder] if is_adapter else written_by_run(folder):
+            found += path.iterdir() if path.is_dir() else [path]
+    return found

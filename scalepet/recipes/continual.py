@@ -25,19 +25,22 @@ from scalepet.recipes import screen
 from scalepet.recipes.adapter import save_adapter
 from scalepet.recipes.going_on import Accepted, check_names, progress_of
 from scalepet.recipes.learner import Carried, Learner, start_learner
+from scalepet.recipes.lock import Hold
 from scalepet.recipes.masks import saved_positions
 from scalepet.recipes.non_finite import NonFinite, num_skipped
 from scalepet.recipes.prepare_stream import PreparedStream, prepare_stream
 from scalepet.recipes.proof import proof_of
 from scalepet.recipes.run_folder import (
     ADAPTER,
-    STATES,
     alone_in,
     describe_run,
+    fingerprint_of,
+    has_ended,
     load_state,
     log_accepted,
     open_logs,
     show_result,
+    states_of,
     write_result,
 )
 from scalepet.recipes.stop import stopped, stopping_together, until_asked
@@ -102,7 +105,9 @@ def learn_stream(
     stop = stop or StopRequest()
     check_names(accept, PreparedStream.acceptable, resume=resume)
     prepared = dist.together(lambda: prepare_stream(config, resume=resume))
-    with alone_in(config.output, resume=resume, console=console) as is_ours:
+    with alone_in(config.output, resume=resume, console=console) as hold:
+        if has_ended(config, resume=resume, console=console):
+            return
         state, accepted = load_state(
             prepared, config.output, resume=resume, accept=accept, console=console
         )
@@ -117,8 +122,8 @@ def learn_stream(
             return
         learner = start_learner(prepared, state, index=progress.experience)
         torch.manual_seed(config.seed + 1 + dist.rank())  # dropout is a rank's own
-        states = States(config.output / STATES, keep=config.train.keep_states, guard=is_ours)
-        story = _Story(prepared, learner, states, console, results, state, stop)
+        states = states_of(config, hold)
+        story = _Story(prepared, learner, states, console, results, state, stop, hold)
         yield from _learn_all(story, progress, accepted)
 
 
@@ -155,6 +160,7 @@ class _Story:
     results: Results
     state: RunState | None
     stop: StopRequest
+    hold: Hold
     trackers: Trackers = field(default_factory=Trackers)
     non_finite: NonFinite = field(init=False)
     started: float = field(default_factory=time.perf_counter)
@@ -275,7 +281,7 @@ class _Story:
         summary = {f"eval/{name}": value for name, value in self.results.summary().items()}
         self.trackers.log(num_steps, {"experience": index + 1, **summary}, kind="eval")
         saved = self.learner.experts_to_save()
-        engine.on_main(lambda: self.results.write(folder))
+        engine.on_main(lambda: self.results.write(folder, workplace=self.hold.workplace))
         for expert, tensors in saved.items():
             engine.on_main(partial(self._save_adapter, expert, tensors, index))
         if dist.is_main():
@@ -328,6 +334,7 @@ class _Story:
             fixed=saved_positions(self.learner.method),
             num_steps=self.prepared.steps_before(index + 1),
             metrics=self.results.summary(),
+            workplace=self.hold.workplace,
         )
 
     def _conclude(self) -> None:
@@ -342,7 +349,7 @@ class _Story:
             "seconds": round(time.perf_counter() - self.started, 3),
             "peak_memory_bytes": peak_bytes,
         }
-        engine.on_main(lambda: write_result(folder, result))
+        engine.on_main(lambda: write_result(folder, result, workplace=self.hold.workplace))
         if dist.is_main():
             self.trackers.table("accuracies", *self.results.as_table())
             adapters = [path for path in sorted(folder.glob(f"{ADAPTER}*")) if not path.suffix]
@@ -378,7 +385,7 @@ class _Story:
             num_steps,
             runner,
             progress={"stream": dataclasses.asdict(progress), "results": self.results.to_json()},
-            fingerprint=self.prepared.fingerprint,
+            fingerprint=fingerprint_of(self.prepared, self.trackers),
             fixed=lambda: self.learner.fixed(copies(), names),
         )
         if is_logged:
@@ -403,12 +410,15 @@ def _open_run(story: _Story, progress: Progress) -> Trackers:
     prepared, learner = story.prepared, story.learner
     config = prepared.config
     counts = learner.counts()
-    record = describe_run(config, counts=counts, warnings=prepared.plan.warnings)
+    workplace = story.hold.workplace
+    record = describe_run(
+        config, counts=counts, workplace=workplace, warnings=prepared.plan.warnings
+    )
     done = prepared.steps_before(progress.experience) + progress.num_steps
     screen.introduce_stream(
         story.console, prepared, counts=counts, how=learner.loaded.how, resumed_at=done
     )
-    return open_logs(config, record, last_step=done or -1)
+    return open_logs(config, record, last_step=done or -1, workplace=workplace)
 
 
 def _train_values(report: StepReport, index: int) -> dict[str, float]:

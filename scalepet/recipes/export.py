@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from scalepet import backbones, build, dist, engine
 from scalepet.backbones import Loaded
 from scalepet.errors import CheckpointError
+from scalepet.files import make_folder, workplace_beside
 from scalepet.recipes.adapter import Adapter, open_adapter
 from scalepet.recipes.run_folder import writing
 
@@ -49,15 +49,16 @@ def _export(folder: Path, into: Path, *, overrides: Mapping[str, Any], other_wei
     ds_config = build.ds_config_for_answers(adapter.plan) if engine.is_launched() else {}
     loaded = build.load_backbone(adapter.plan, ds_config)
     merged = _merged(adapter, loaded)
-    unfinished = into.with_name(into.name + ".new")
-    if dist.is_main():
-        fault = _write(unfinished, merged, adapter, loaded)
-    else:
-        fault = None
-        for _ in merged:  # every tensor is gathered from all ranks
-            pass
-    dist.agree(fault)
-    engine.on_main(lambda: _complete(unfinished, into, adapter))
+    with _workplace_for(into) as workplace:
+        unfinished = workplace / into.name
+        if dist.is_main():
+            fault = _write(unfinished, merged, adapter, loaded)
+        else:
+            fault = None
+            for _ in merged:  # every tensor is gathered from all ranks
+                pass
+        dist.agree(fault)
+        engine.on_main(lambda: _complete(unfinished, into, adapter))
 
 
 def _mergeable(adapter: Adapter) -> Adapter:
@@ -75,6 +76,19 @@ def check_new(into: Path) -> None:
     """Raises CheckpointError where something is there already."""
     if into.exists():
         raise CheckpointError(f"{into} exists; allowed: a folder that does not")
+
+
+@contextlib.contextmanager
+def _workplace_for(into: Path) -> Iterator[Path]:
+    """On rank 0, gives a temporary folder beside the new one. All ranks together on the way in."""
+    with contextlib.ExitStack() as stack:
+
+        def make() -> Path:
+            with writing(into):
+                make_folder(into.parent)
+                return stack.enter_context(workplace_beside(into))
+
+        yield dist.together(lambda: make() if dist.is_main() else into.parent)
 
 
 def _merged(adapter: Adapter, loaded: Loaded) -> Generator[tuple[str, Tensor]]:
@@ -98,15 +112,13 @@ def _write(
         for name, parameter in loaded.model.named_parameters()
     }
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir()
         backbones.write_weights(folder, merged, sizes=sizes)
     except Exception as error:
         if inspect.getgeneratorstate(merged) == inspect.GEN_CLOSED:
             raise
         for _ in merged:
             pass
-        shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, (OSError, SafetensorError)):
             return CheckpointError(f"{folder} cannot be written: {error}")
         return error
@@ -115,18 +127,14 @@ def _write(
 
 def _complete(unfinished: Path, into: Path, adapter: Adapter) -> None:
     plan, dtype = adapter.plan, build.DTYPES[adapter.plan.config.precision]
-    try:
-        with writing(into):
-            backbones.write_model_config(
-                unfinished,
-                plan.backbone,
-                plan.model_config,
-                dtype=dtype,
-                labels=plan.task.labels,
-            )
-            if plan.tokenizer is not None:
-                plan.tokenizer.save_pretrained(unfinished)
-            unfinished.rename(into)
-    except Exception:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+    with writing(into):
+        backbones.write_model_config(
+            unfinished,
+            plan.backbone,
+            plan.model_config,
+            dtype=dtype,
+            labels=plan.task.labels,
+        )
+        if plan.tokenizer is not None:
+            plan.tokenizer.save_pretrained(unfinished)
+        unfinished.rename(into)

@@ -27,20 +27,23 @@ from scalepet.recipes import screen
 from scalepet.recipes.adapter import save_adapter
 from scalepet.recipes.answer import Ready
 from scalepet.recipes.going_on import Accepted, check_names, progress_of
+from scalepet.recipes.lock import Hold
 from scalepet.recipes.masks import MaskMover, chosen, saved_positions, with_saved_positions
 from scalepet.recipes.non_finite import NonFinite, num_skipped
 from scalepet.recipes.prepare import Prepared, majority, prepare
 from scalepet.recipes.proof import proof_of
 from scalepet.recipes.run_folder import (
     ADAPTER,
-    STATES,
     alone_in,
     describe_run,
+    fingerprint_of,
+    has_ended,
     load_state,
     log_accepted,
     open_logs,
     say,
     show_result,
+    states_of,
     write_result,
 )
 from scalepet.recipes.stop import stopped, stopping_together, until_asked
@@ -93,7 +96,9 @@ def finetune(
     engine.forget_peak_memory()
     prepared = dist.together(lambda: prepare(config, resume=resume))
     with contextlib.ExitStack() as stack:  # what it has entered is closed on every way out
-        is_ours = stack.enter_context(alone_in(config.output, resume=resume, console=console))
+        hold = stack.enter_context(alone_in(config.output, resume=resume, console=console))
+        if has_ended(config, resume=resume, console=console):
+            return
         state, accepted = load_state(
             prepared, config.output, resume=resume, accept=accept, console=console
         )
@@ -104,15 +109,15 @@ def finetune(
         started = time.perf_counter()
         stack.enter_context(stopping_together(stop))
         trackers = stack.enter_context(
-            dist.together(lambda: _open_run(prepared, runner, progress, console, how=loaded.how))
+            dist.together(
+                lambda: _open_run(prepared, runner, progress, console, hold, how=loaded.how)
+            )
         )
-        states = stack.enter_context(
-            States(config.output / STATES, keep=config.train.keep_states, guard=is_ours)
-        )
+        states = stack.enter_context(states_of(config, hold))
         log_accepted(trackers, progress.num_steps, accepted)
         mover = MaskMover(method, runner, num_steps=prepared.num_steps)
         non_finite = NonFinite(prepared.plan, trackers, console)
-        story = _Story(prepared, mover, trackers, states, non_finite, console, stop)
+        story = _Story(prepared, mover, trackers, states, non_finite, console, stop, hold)
         progress = story.train(progress)
         story.conclude(progress, seconds=time.perf_counter() - started)
 
@@ -128,6 +133,7 @@ class _Story:
     non_finite: NonFinite
     console: Console
     stop: StopRequest
+    hold: Hold
 
     def train(self, progress: Progress) -> Progress:
         """The steps that are left, and the evaluations between them."""
@@ -174,7 +180,7 @@ class _Story:
             self._stop(dataclasses.replace(progress, awaits_evaluation=True))
         self.trackers.log(progress.num_steps, scores, kind="eval")
         # The adapter is on the disk before a state is that calls it the best.
-        progress = _judge(self.prepared, self.mover, progress, scores)
+        progress = _judge(self.prepared, self.mover, progress, scores, self.hold)
         config, is_last = self.prepared.plan.config, progress.num_steps >= self.prepared.num_steps
         if (
             config.train.save_every is None
@@ -223,7 +229,7 @@ class _Story:
             progress.num_steps,
             self.mover.runner,
             progress=dataclasses.asdict(progress),
-            fingerprint=self.prepared.fingerprint,
+            fingerprint=fingerprint_of(self.prepared, self.trackers),
             fixed=lambda: saved_positions(self.mover.method),
         )
         self.trackers.log(progress.num_steps, dataclasses.asdict(report), kind="save")
@@ -294,7 +300,7 @@ class _Story:
             "seconds": round(seconds, 3),
             "peak_memory_bytes": peak_bytes,
         }
-        write_result(folder, result)
+        write_result(folder, result, workplace=self.hold.workplace)
         show_result(self.trackers, result, adapters=[folder / ADAPTER])
         screen.conclude(
             self.console, prepared, result, metric=metric, majority=majority(prepared.eval)
@@ -375,7 +381,13 @@ def _fault_of(folder: Path) -> str | None:
 
 
 def _open_run(
-    prepared: Prepared, runner: Engine, progress: Progress, console: Console, *, how: str
+    prepared: Prepared,
+    runner: Engine,
+    progress: Progress,
+    console: Console,
+    hold: Hold,
+    *,
+    how: str,
 ) -> Trackers:
     """On rank 0: write what the run is, show it, and open its logs."""
     num_trained = runner.num_trained
@@ -393,6 +405,7 @@ def _open_run(
     record = describe_run(
         config,
         counts=counts,
+        workplace=hold.workplace,
         rows=rows,
         warnings=plan.warnings,
         majority=majority(prepared.eval),
@@ -406,7 +419,7 @@ def _open_run(
         resumed_at=progress.num_steps,
         how=how,
     )
-    return open_logs(config, record, last_step=progress.num_steps or -1)
+    return open_logs(config, record, last_step=progress.num_steps or -1, workplace=hold.workplace)
 
 
 def _train_values(report: StepReport) -> dict[str, float]:
@@ -437,6 +450,7 @@ def _judge(
     mover: MaskMover,
     progress: Progress,
     scores: dict[str, float],
+    hold: Hold,
 ) -> Progress:
     """Keep the adapter if its first metric is the best so far."""
     plan, num_steps = prepared.plan, progress.num_steps
@@ -451,7 +465,13 @@ def _judge(
     folder = plan.config.output / ADAPTER
     engine.on_main(
         lambda: save_adapter(
-            folder, plan, tensors, fixed=fixed, num_steps=num_steps, metrics=scores
+            folder,
+            plan,
+            tensors,
+            fixed=fixed,
+            num_steps=num_steps,
+            metrics=scores,
+            workplace=hold.workplace,
         )
     )
     return Progress(num_steps=num_steps, best_step=num_steps, best_score=score)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+import pydantic
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Holder:
         since: when it took the folder.
         job: of SLURM.
         num_restarts: of that job.
+        workplace: the name of the folder beside the lock where its files are made.
     """
 
     host: str
@@ -30,9 +32,11 @@ class Holder:
     since: str
     job: str | None = None
     num_restarts: int = 0
+    workplace: str = ""
 
     @classmethod
     def here(cls) -> Holder:
+        restarts = os.environ.get("SLURM_RESTART_COUNT", "")
         return cls(
             host=socket.gethostname(),
             system=_system(),
@@ -40,15 +44,15 @@ class Holder:
             started=_start_of(os.getpid()),
             since=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
             job=os.environ.get("SLURM_JOB_ID"),
-            num_restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            num_restarts=int(restarts) if restarts.isdecimal() else 0,
         )
 
     @classmethod
     def read(cls, text: str) -> Holder | None:
         try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError):
-            return None  # cut, or being written
+            return pydantic.TypeAdapter(cls).validate_json(text)
+        except pydantic.ValidationError:
+            return None  # cut, being written, or of nobody that scalepet knows
 
     def __str__(self) -> str:
         job = f" of SLURM job {self.job}" if self.job else ""

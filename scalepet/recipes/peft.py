@@ -21,7 +21,6 @@ from scalepet.recipes.adapter import merge, open_adapter, save_adapter
 from scalepet.recipes.export import check_new
 from scalepet.recipes.masks import saved_positions
 from scalepet.recipes.run_folder import ADAPTER
-from scalepet.tracking import without_secrets
 
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -49,7 +48,7 @@ def export_peft(
         head={name: adapter.tensors[name] for name in head_names},
         is_t5=_is_t5(plan),
     )
-    config = {**converted.config, "base_model_name_or_path": without_secrets(plan.backbone.path)}
+    config = {**converted.config, "base_model_name_or_path": plan.backbone.path}
     tensors = {name: tensor.contiguous() for name, tensor in converted.tensors.items()}
     try:
         into.mkdir(parents=True)

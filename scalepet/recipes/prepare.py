@@ -43,6 +43,7 @@ class Prepared:
         "optimizer",
         "precision",
         "steps",
+        "metrics",
     )
     """Parts of the fingerprint that may change where the user says so."""
 

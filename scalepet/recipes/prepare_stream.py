@@ -52,7 +52,7 @@ class PreparedStream:
     label_ids: Sequence[npt.ArrayLike] | None
     ds_config: dict[str, Any]
 
-    acceptable: ClassVar = ("train rows", "eval rows", "optimizer", "precision")
+    acceptable: ClassVar = ("train rows", "eval rows", "optimizer", "precision", "metrics")
     """Parts of the fingerprint that may change where the user says so."""
 
     @property

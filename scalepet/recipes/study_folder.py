@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,11 @@ import yaml
 from scalepet.config.study import RUNS, GridCell, StudyConfig, plain_study
 from scalepet.config.study_check import read_study_config
 from scalepet.config.words import shown
-from scalepet.errors import CheckpointError, ConfigError
+from scalepet.errors import ConfigError
+from scalepet.files import make_folder, replace_file, unwritable
+from scalepet.owned import check_free
+from scalepet.recipes.study_array import CELLS
+from scalepet.recipes.workers import LOGS
 
 STUDY = "study.yaml"
 _ALLOWED = "allowed: as it was, or another output"
@@ -23,23 +26,30 @@ def open_study(study: StudyConfig) -> None:
     Raises:
         ConfigError: the folder has runs of a study that differs: every field that does. Further
             backbones, tasks, methods, budgets, matches, seeds and factors are no difference.
-        CheckpointError: it cannot be written.
+        CheckpointError: it cannot be written, or a file of a study's name there is no study's.
     """
-    path = study.output / STUDY
-    text = yaml.safe_dump(plain_study(study), sort_keys=False, allow_unicode=True)
+    path, text = study.output / STUDY, _as_text(study)
     if path.exists():
-        if path.read_text(encoding="utf-8") == text:
+        found = path.read_text(encoding="utf-8")
+        if found == text:
             return
-        faults = list(dict.fromkeys(_differences(read_study_config(path), study)))
+        before = read_study_config(path)
+        own = [STUDY] if found == _as_text(before) else []
+        check_free(study.output, [STUDY], own=own)
+        faults = list(dict.fromkeys(_differences(before, study)))
         if faults:
             raise ConfigError(faults)
+    else:
+        check_free(study.output, [RUNS, CELLS, LOGS])
     try:
-        study.output.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        make_folder(study.output)
     except OSError as error:
-        raise CheckpointError(f"output: {path} cannot be written ({error.strerror})") from error
+        raise unwritable(study.output, error) from error
+    replace_file(path, text)
+
+
+def _as_text(study: StudyConfig) -> str:
+    return yaml.safe_dump(plain_study(study), sort_keys=False, allow_unicode=True)
 
 
 def _differences(before: StudyConfig, now: StudyConfig) -> Iterator[str]:

@@ -18,8 +18,8 @@ from rich.console import Console
 from scalepet import dist, engine
 from scalepet.errors import CheckpointError, DataError, ScalepetError
 from scalepet.recipes.finetune import finetune
-from scalepet.recipes.lock import LOCK, one_run_in
-from scalepet.recipes.run_folder import STATES, say, writing
+from scalepet.recipes.lock import one_run_in
+from scalepet.recipes.run_folder import STATES, say, writing, written_by_run
 from scalepet.recipes.study import CellPlan, StudyRun, best_factor
 from scalepet.signals import Stopped, StopRequest
 from scalepet.tracking import check_seal, without_secrets
@@ -171,16 +171,17 @@ def _check_ended(folder: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """
+    """Remove what a run has written.
+
     Raises:
         CheckpointError: something cannot be removed.
     """
     try:
         # The seal goes last: without it, what is left would be taken for a run to go on with.
-        for path in sorted(folder.iterdir(), key=lambda path: path.name == SEAL):
+        for path in sorted(written_by_run(folder), key=lambda path: path.name == SEAL):
             if path.is_dir():
                 shutil.rmtree(path)
-            elif not path.name.startswith(LOCK):
+            else:
                 path.unlink()
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be emptied ({error.strerror})") from error

@@ -19,6 +19,7 @@ from scalepet.config.study import RUNS
 from scalepet.launch.meeting import SET_BY_LAUNCHERS
 from scalepet.signals import EXIT_STOPPED
 
+LOGS = "logs"
 POLL_SECONDS = 0.5
 _ENDS_WELL = (0, 1, EXIT_STOPPED)
 """All finished; some failed, which their folders say; stopped as asked."""
@@ -89,7 +90,7 @@ class Workers:
         command = [sys.executable, "-m", "scalepet", "sweep", str(self.study), "--worker"]
         for cell in cells:
             command += ["--only", cell]
-        log = self.study.with_name("logs") / f"worker-{slot}.log"
+        log = self.study.with_name(LOGS) / f"worker-{slot}.log"
         log.parent.mkdir(exist_ok=True)
         with log.open("ab") as output:
             process = subprocess.Popen(

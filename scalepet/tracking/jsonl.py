@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scalepet.errors import CheckpointError
+from scalepet.files import make_folder, replace_file, trying_again, unwritable
 from scalepet.tracking.redact import without_secrets
 
 Record = dict[str, Any]
 OWN_FIELDS = ("step", "kind", "seconds")
+
+
+class Seen(NamedTuple):
+    """The records of a file up to one of them: their number, and a digest of them."""
+
+    num_records: int
+    digest: str
 
 
 class JsonlTracker:
@@ -31,14 +40,16 @@ class JsonlTracker:
 
     Args:
         path: the file; it and its folder are made when missing, records in it are kept.
+        workplace: as for ``replace_file``.
 
     Raises:
         CheckpointError: if the file cannot be written, or holds a line that is no record; a
             half-written last line is what a kill leaves, and is dropped.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, workplace: Path | None = None) -> None:
         self.path = path
+        self._workplace = workplace
         self._unwritten = b""
         self._fault: OSError | None = None
         self._continue_after(read_records(path) if path.exists() else [])
@@ -63,7 +74,25 @@ class JsonlTracker:
             CheckpointError: some records are not in the file yet, and why.
         """
         if self._fault is not None:
-            raise _unwritable(self.path, self._fault) from self._fault
+            raise unwritable(self.path, self._fault) from self._fault
+
+    def sync(self) -> None:
+        """Returns once every record is on the disk.
+
+        Raises:
+            CheckpointError: one cannot be written.
+        """
+        self._flush()
+        self.check()
+        try:
+            trying_again(lambda: os.fsync(self._file.fileno()))
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    @property
+    def seen(self) -> Seen:
+        """What was logged so far."""
+        return Seen(self._num_records, self._digest.hexdigest())
 
     def close(self) -> None:
         self._flush()
@@ -71,19 +100,21 @@ class JsonlTracker:
 
     def _continue_after(self, records: list[Record]) -> None:
         """Leaves these records in the file, whole at any moment, and goes on behind them."""
-        fresh = self.path.with_name(self.path.name + ".new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(b"".join(_line(record) for record in records))
-            os.replace(fresh, self.path)
+            make_folder(self.path.parent)
+            replace_file(self.path, b"".join(map(_line, records)), workplace=self._workplace)
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable(self.path, error) from error
+        self._num_records, self._digest = len(records), _digest_of(records)
         self._last_steps = {record["kind"]: record["step"] for record in records}
         self._start_seconds = time.monotonic() - (records[-1]["seconds"] if records else 0.0)
 
     def _write(self, record: Record) -> None:
-        self._unwritten += _line(record)
+        line = _line(record)
+        self._num_records += 1
+        self._digest.update(line)
+        self._unwritten += line
         self._flush()
 
     def _flush(self) -> None:
@@ -118,8 +149,22 @@ def read_records(path: Path) -> list[Record]:
     return [record for record in records if record is not None]
 
 
-def _unwritable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be written ({error.strerror})")
+def first_records(path: Path, num_records: int) -> Seen:
+    """What ``JsonlTracker.seen`` was after so many records; of fewer, if the file holds fewer or is
+    not there.
+
+    Raises:
+        CheckpointError: as ``read_records``.
+    """
+    records = read_records(path)[:num_records] if path.exists() else []
+    return Seen(len(records), _digest_of(records).hexdigest())
+
+
+def _digest_of(records: Iterable[Record]) -> hashlib.blake2b:
+    digest = hashlib.blake2b(digest_size=16)
+    for record in records:
+        digest.update(_line(record))
+    return digest
 
 
 def _line(record: Record) -> bytes:

@@ -1,4 +1,8 @@
-"""Keeps keys, tokens and passwords out of everything that is written or sent."""
+"""Keeps keys, tokens and passwords out of everything that is shown, logged or sent.
+
+A config is kept as it is given, since its run is repeated and its adapter is read back by it. So it
+may hold no credential in the first place: ``credential_in`` says which it does.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,10 @@ _SECRET_FIELD = re.compile(
     r"|((auth|access|api|bearer|hf|hub|wandb)_)?token",
     re.IGNORECASE,
 )
-_SECRET_VARIABLE = re.compile(r".*(KEY|TOKEN|SECRET|PASSWORD|PASSWD)", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(
+    r".*(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|CONNECTION_?STRING|_(PASS|PAT|PWD|DSN))",
+    re.IGNORECASE,
+)
 _LOGIN_IN_URL = re.compile(r"(?<=:/)(/?)[^/\s@]+(?=@)")  # a path knows of one slash only
 _GIVEN = re.compile(r"(?<![\w.-])(?P<name>[\w.-]+)=(?!\{)[^\s&\"']+")
 """A value behind its name in a text: an override, an option, a query in a URL; no template's
@@ -27,6 +34,25 @@ column.
 
 _KNOWN_SHAPE = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-)[A-Za-z0-9_-]{16,}")
 """Tokens of the hub, OpenAI, GitHub and GitLab, wherever they come from."""
+
+
+_LOGIN = re.compile(r"://[^/\s:@{}]+:[^/\s@{}]+@")
+_KEY_IN_URL = re.compile(r"://\S*[?&](?P<name>[\w-]+)=(?!\{)[^\s&]+")
+
+
+def credential_in(name: str, value: str) -> str | None:
+    """What kind of credential a field holds, as far as its shape shows; None where it holds none.
+
+    Args:
+        name: of the field alone.
+    """
+    if _KNOWN_SHAPE.search(value):
+        return "a token"
+    if _LOGIN.search(value):
+        return "a login in an address"
+    if (given := _KEY_IN_URL.search(value)) and _is_secret_field(given["name"]):
+        return "a key in an address"
+    return "a key" if value and _is_secret_field(name) else None
 
 
 def without_secrets(value: T) -> T:

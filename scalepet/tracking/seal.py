@@ -7,23 +7,24 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalepet.errors import CheckpointError, DataError
+from scalepet.errors import DataError
+from scalepet.files import replace_file
 
 SEAL = "seal.json"
 
 
-def seal(folder: Path, names: Sequence[str]) -> None:
+def seal(folder: Path, names: Sequence[str], *, workplace: Path | None = None) -> None:
     """Write the digest of each of these files that is there into seal.json, the last thing that a
     run writes.
+
+    Args:
+        workplace: as for ``replace_file``.
 
     Raises:
         CheckpointError: it cannot be written.
     """
     digests = {name: _digest(folder / name) for name in names if (folder / name).exists()}
-    try:
-        (folder / SEAL).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{folder / SEAL} cannot be written ({error.strerror})") from error
+    replace_file(folder / SEAL, json.dumps(digests, indent=2) + "\n", workplace=workplace)
 
 
 def check_seal(folder: Path) -> None:

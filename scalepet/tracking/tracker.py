@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from scalepet.tracking.jsonl import JsonlTracker, read_records
+from scalepet.tracking.jsonl import JsonlTracker, Seen, read_records
 from scalepet.tracking.wandb import WandbMode, WandbTracker
 
 Value = float | int | str
@@ -67,6 +67,20 @@ class Trackers:
         for file in self._files:
             file.check()
 
+    def sync(self) -> None:
+        """Returns once every record is on the disk.
+
+        Raises:
+            CheckpointError: as ``JsonlTracker.sync``.
+        """
+        for file in self._files:
+            file.sync()
+
+    @property
+    def seen(self) -> Seen | None:
+        """What metrics.jsonl holds so far; None on ranks that do not write it."""
+        return self._files[0].seen if self._files else None
+
     def picture(self, step: int, name: str, path: Path) -> None:
         for gallery in self._galleries:
             gallery.picture(step, name, path)
@@ -92,6 +106,7 @@ def open_trackers(
     folder: Path,
     *,
     last_step: int = -1,
+    workplace: Path | None = None,
     wandb_project: str | None = None,
     name: str | None = None,
     mode: WandbMode = "online",
@@ -103,6 +118,7 @@ def open_trackers(
         folder: the run folder.
         last_step: the step that the run resumes from; later records are dropped, and by default
             all are.
+        workplace: as for ``replace_file``.
         wandb_project: where wandb shows the run; None leaves wandb out.
         name: how wandb calls the run; the folder's name by default.
         mode: "offline" keeps wandb's files in the folder until ``wandb sync``.
@@ -111,7 +127,7 @@ def open_trackers(
     Raises:
         CheckpointError: if the folder's metrics.jsonl is broken before its last line.
     """
-    records = JsonlTracker(folder / METRICS_FILE)
+    records = JsonlTracker(folder / METRICS_FILE, workplace=workplace)
     records.truncate_after(last_step)
     if wandb_project is None:
         return Trackers([records])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,13 +103,35 @@ class TestWhatStays:
         assert state.progress == {"num_steps": 100_000_001}
         assert torch.equal(state.trained["w"], torch.full((3,), 100_000_001.0))
 
-    def test_what_a_dead_run_left_half_written_is_cleared_away(self, four: Path) -> None:
-        (four / "00000016.new").mkdir()
-        (four / "00000008").rename(four / "00000008.old")  # died between the renames of a rewrite
-        (four / "mine.txt").write_text("of the user")
+    def test_what_is_not_a_state_is_left_alone(self, four: Path) -> None:
+        """A state has a state's name, and a record."""
+        shutil.copytree(four / "00000008", four / "00000008.before-i-change-the-rate")
+        (four / "2026").mkdir()
+        (four / "2026" / "notes.txt").write_text("of the user")
+        (four / "00000002").mkdir()
+        (four / "00000002" / "notes.txt").write_text("of the user")
+        (four / "5").write_text("of the user")
+        (four / "00000003").write_text("of the user")
+        (four / "00000008").rename(four / "00000008.old")  # 0.1 died while it replaced it
         with States(four, keep=2) as kept:
             save(kept, 16)
-        assert names(four) == ["00000012", "00000016", "mine.txt"]
+        users = ["00000002", "00000003", "00000008.before-i-change-the-rate", "2026", "5"]
+        assert names(four) == sorted(["00000012", "00000016", *users])
+
+    def test_what_cannot_be_cleared_now_is_cleared_with_the_next_state(
+        self, four: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def busy(*_: object, **__: object) -> None:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+
+        with States(four, keep=1) as kept:
+            with monkeypatch.context() as patch:
+                patch.setattr(states, "discard", busy)
+                save(kept, 16)
+                kept.finish()
+            assert names(four)[-2:] == ["00000012", "00000016"]
+            save(kept, 20)
+        assert names(four) == ["00000020"]
 
     def test_later_states_than_the_one_gone_on_from_do_not_outlive_it(self, four: Path) -> None:
         flip_a_number(four / "00000012")

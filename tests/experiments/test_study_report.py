@@ -12,7 +12,7 @@ from rich.console import Console
 from study_folders import SEALED, write_cell, write_study
 
 from scalepet.cli.look import report
-from scalepet.errors import ConfigError
+from scalepet.errors import CheckpointError, ConfigError
 from scalepet.experiments import study_report
 from scalepet.experiments.study_report import StudyReport, report_studies, summary
 from scalepet.experiments.table import Column, Table
@@ -111,7 +111,7 @@ def test_two_reports_are_the_same_to_the_last_byte(
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
         for folder in (whole.page.parent, tmp_path / "again")
     )
-    assert first.keys() == second.keys() and len(first) == 35
+    assert first.keys() == second.keys() and len(first) == 36
     assert [name for name in first if first[name] != second[name]] == []
 
 
@@ -171,15 +171,49 @@ def test_what_an_earlier_report_has_left_goes(
     report_studies([study], out)
     assert (out / "tables" / "left_out.md").exists() and (out / "tables" / "mine.csv").exists()
     (out / "tables" / "notes.txt").write_text("kept")
-    (out / "figures" / "c2_gaps.png").write_text("of a method that is gone")
+    (out / "figures" / "mine.png").write_text("of somebody else")
+    assert (out / "figures" / "c1_methods.svg").exists()
     shutil.rmtree(study / "runs/bert/mood")
     report_studies([study], out)
     tables = {path.name for path in (out / "tables").iterdir()}
     names = ("c1_methods", "cells", "costs")
-    assert tables == {f"{n}.{kind}" for n in names for kind in ("csv", "md")} | {"notes.txt"}
+    mine = {"notes.txt", "mine.csv"}
+    assert tables == {f"{n}.{kind}" for n in names for kind in ("csv", "md")} | mine
     figures = {path.name for path in (out / "figures").iterdir()}
     names = ("c1_methods", "convergence_bert_a.b", "costs")
-    assert figures == {f"{n}.{kind}" for n in names for kind in ("png", "svg")}
+    assert figures == {f"{n}.{kind}" for n in names for kind in ("png", "svg")} | {"mine.png"}
+
+
+@pytest.mark.parametrize("name", ["index.html", "tables/costs.md", "figures/costs.png"])
+def test_a_file_of_somebody_else_is_not_replaced(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    study, out = tmp_path / "s", tmp_path / "out"
+    write_cell(study, "bert", "news", "lora", score=0.5, tuned=100, seeds=[(0, 0)])
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(CheckpointError, match="which this command would write"):
+        report_studies([study], out)
+    assert [path for path in out.rglob("*") if path.is_file()] == [out / name]
+    assert (out / name).read_text() == "mine"
+
+
+def test_a_report_of_0_1_which_kept_no_record_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_report, "DOTS_PER_INCH", 30)
+    study, out = tmp_path / "s", tmp_path / "out"
+    write_cell(study, "bert", "news", "lora", score=0.5, tuned=100, seeds=[(0, 0)])
+    (study / "runs/bert/mood/lora/lr1-p0-d0").mkdir(parents=True)
+    report_studies([study], out)
+    (out / "scalepet-files.json").unlink()
+    (out / "tables" / "mine.csv").write_text("of somebody else")
+    assert (out / "tables" / "left_out.csv").exists()
+    shutil.rmtree(study / "runs/bert/mood")
+    report_studies([study], out)
+    assert not (out / "tables" / "left_out.csv").exists()
+    assert (out / "tables" / "mine.csv").read_text() == "of somebody else"
 
 
 def test_what_has_no_measured_cost_is_not_in_its_table(
@@ -256,7 +290,7 @@ def test_a_report_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     study = tmp_path / "s"
     write_cell(study, "bert", "news", "lora", score=0.5, tuned=100, seeds=[(0, 0)])
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(CheckpointError, match="cannot be written"):
         report_studies([study], tmp_path / "file")
 
 

@@ -25,6 +25,7 @@ from scalepet.config import read_config
 from scalepet.engine.processes import end_process
 from scalepet.errors import ScalepetError
 from scalepet.recipes import finetune
+from scalepet.recipes.lock import Holder
 
 BREAKS_BEFORE_STEP = 10
 
@@ -35,7 +36,8 @@ class Case:
 
     Attributes:
         damage: (what, file): cut, flip, empty, remove, garbage, cut-line (the last one),
-            garbage-line (before the first one) or future (of its time).
+            garbage-line (before the first one), lose-lines (of its middle), old (0.1 died while it
+            was being replaced), replaced (so did a process of today) or future (of its time).
         clock_seconds: by which the clock is moved in the middle of the run.
     """
 
@@ -74,6 +76,17 @@ def damage(path: Path, what: str) -> None:
         os.truncate(path, path.stat().st_size - 7)
     elif what == "garbage-line":
         path.write_bytes(b"\xff[\0\n" + path.read_bytes())
+    elif what == "lose-lines":
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[:3] + lines[5:]))
+    elif what == "old":
+        path.rename(path.with_name(f"{path.name}.old"))
+    elif what == "replaced":
+        workplace = path.with_name(".scalepet-of-the-dead")
+        workplace.mkdir()
+        path.rename(workplace / f"{path.name}.old")
+        dead = dataclasses.replace(Holder.here(), started=1, workplace=workplace.name)
+        path.with_name("run.lock").write_text(json.dumps(dataclasses.asdict(dead)))
     elif what == "future":
         os.utime(path, (time.time() + 86_400,) * 2)
     else:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from faults.damaged import Case, damage, flip
-from running import check_same, read_losses, read_metrics, run, run_here
+from running import SCALEPET, check_same, read_losses, read_metrics, read_table, run, run_here
 
 from scalepet.engine import read_folder
 from scalepet.errors import CheckpointError
@@ -45,6 +45,8 @@ GOES_ON = {
     "remove-config": Case((("remove", "config.yaml"),)),
     "garbage-config": Case((("garbage", "config.yaml"),)),
     "garbage-run": Case((("garbage", "run.json"),)),
+    "adapter-old": Case((("old", "adapter"),)),
+    "adapter-replaced": Case((("replaced", "adapter"),)),
     "tomorrow": Case((("future", NEWEST), ("future", f"{BEFORE}/{TENSORS}"))),
     "clock-back": Case(clock_seconds=-3600.0),
     "clock-ahead": Case(clock_seconds=86_400.0),
@@ -55,7 +57,21 @@ LOSES_BEST = {
 }
 """Its adapter cannot be had back; all else is as it was."""
 
+METRICS_LOST = {
+    f"metrics-{how}": Case(((how, "metrics.jsonl"),))
+    for how in ("cut", "empty", "remove", "lose-lines")
+}
+"""Records that the state was saved after; --accept metrics goes on without them."""
+IS_ACCEPTED = {
+    f"accept-{name}": dataclasses.replace(case, accept=("metrics",))
+    for name, case in METRICS_LOST.items()
+}
+
 IS_REFUSED = {
+    **{
+        name: (case, ["metrics.jsonl held 14 records when 00000008 was saved", "--accept metrics"])
+        for name, case in METRICS_LOST.items()
+    },
     "both-cut": (Case(both("cut", TENSORS)), [f"{NEWEST}/{TENSORS}", f"{BEFORE}/{TENSORS}"]),
     "both-flip": (Case(both("flip", RECORD)), [NEWEST, BEFORE]),
     "both-gone": (Case(both("remove", RECORD)), [NEWEST, BEFORE]),
@@ -87,6 +103,7 @@ def endings(folder: Path, write_run: Any, colour_rows: Path) -> dict[str, dict[s
         **GOES_ON_BEFORE,
         **GOES_ON,
         **LOSES_BEST,
+        **IS_ACCEPTED,
         **{name: case for name, (case, _) in IS_REFUSED.items()},
     }
     text = json.dumps(
@@ -131,6 +148,34 @@ def test_without_its_best_adapter_it_chooses_anew(name: str, endings: Any, folde
     assert record["num_steps"] >= 8
     evaluated = read_metrics(folder / name)["eval", record["num_steps"]]
     assert record["metrics"]["eval/accuracy"] == evaluated["eval/accuracy"]
+
+
+@pytest.mark.parametrize("name", IS_ACCEPTED)
+def test_lost_records_are_accepted_where_the_user_says_so(
+    name: str, endings: Any, folder: Path
+) -> None:
+    assert endings[name]["faults"] == []
+    records = read_metrics(folder / name)
+    assert records["accept", 8]["metrics"].startswith("was 14 records, is ")
+    assert ("train", 12) in records
+    assert (folder / name / "result.json").exists()
+
+
+@pytest.mark.parametrize("died", ["old", "replaced"])
+def test_what_a_process_was_replacing_when_it_died_answers(
+    died: str, endings: Any, folder: Path
+) -> None:
+    damage(folder / "whole" / "adapter", died)
+    try:
+        shown = read_table(run([*SCALEPET, "evaluate", folder / "whole"]))
+    finally:
+        moved = folder / "whole" / "adapter.old" if died == "old" else None
+        (moved or folder / "whole" / ".scalepet-of-the-dead" / "adapter.old").rename(
+            folder / "whole" / "adapter"
+        )
+        (folder / "whole" / "run.lock").unlink(missing_ok=True)
+    _, record = read_folder(folder / "whole" / "adapter")
+    assert shown["accuracy"] == pytest.approx(record["metrics"]["eval/accuracy"], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", IS_REFUSED)

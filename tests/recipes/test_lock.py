@@ -17,7 +17,9 @@ from typing import Any
 
 import pytest
 
+from scalepet.engine import write_folder
 from scalepet.errors import CheckpointError
+from scalepet.files import replace_file
 from scalepet.recipes import lock
 from scalepet.recipes.lock import Holder, one_run_in
 
@@ -34,8 +36,8 @@ def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def take(folder: Path) -> list[str]:
     """What is said while the folder is taken; it is given back at once."""
     said: list[str] = []
-    with one_run_in(folder, say=said.append) as check:
-        check()
+    with one_run_in(folder, say=said.append) as hold:
+        hold.check()
         assert Holder.read((folder / "run.lock").read_text()) is not None
     assert os.listdir(folder) == []
     return said
@@ -86,7 +88,7 @@ class TestThisMachine:
             (fault,) = caught.value.faults
             assert f"output: {tmp_path} is in use by process {process.pid} on " in fault
             assert "since 20" in fault and "allowed: to wait until it ends or to stop it" in fault
-            assert os.listdir(tmp_path) == ["run.lock"]
+            assert [one for one in os.listdir(tmp_path) if one[0] != "."] == ["run.lock"]
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
             # A zombie, as long as nobody has asked for its exit code, is as dead as can be.
@@ -155,12 +157,12 @@ class TestAnotherMachine:
 
 
 def test_a_run_whose_folder_was_taken_over_hears_of_it(tmp_path: Path) -> None:
-    with one_run_in(tmp_path, say=print) as check:
-        check()
+    with one_run_in(tmp_path, say=print) as hold:
+        hold.check()
         (tmp_path / "run.lock").unlink()
         leave_behind(tmp_path, host="far")
         with pytest.raises(CheckpointError, match="is of another process now"):
-            check()
+            hold.check()
     assert os.listdir(tmp_path) == ["run.lock"]  # which is not ours to delete
 
 
@@ -188,6 +190,77 @@ def test_only_one_of_many_takes_what_a_dead_one_left(tmp_path: Path) -> None:
         for process in processes:
             process.kill()
             process.join()
+
+
+def test_without_locks_of_the_file_system_one_of_many_takes_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Lustre; the forks know none either."""
+    monkeypatch.setattr(lock, "_flock", lambda descriptor: True)
+    for number in range(5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        test_only_one_of_many_takes_what_a_dead_one_left(folder)
+
+
+@pytest.mark.parametrize("dies_at", ["_create", "_fence_off", "replace"])
+def test_a_claimant_that_dies_is_followed_by_the_next(
+    dies_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its claim and the lock in its own name."""
+    (tmp_path / ".scalepet-dead").mkdir()
+    (tmp_path / ".scalepet-dead" / "adapter.old").mkdir()
+    leave_behind(tmp_path, started=1, workplace=".scalepet-dead")
+
+    def claim_and_die() -> None:
+        owner = Path if dies_at == "replace" else lock
+        plain = getattr(owner, dies_at)
+
+        def die(*arguments: Any) -> None:
+            if dies_at == "_create" and arguments[0].name == "run.lock":
+                raise FileExistsError
+            plain(*arguments)
+            os._exit(0)
+
+        setattr(owner, dies_at, die)
+        lock.take(tmp_path, say=print)
+
+    process = FORK.Process(target=claim_and_die)
+    process.start()
+    process.join()
+    with one_run_in(tmp_path, say=print) as hold:
+        hold.check()
+        found = Holder.read((tmp_path / "run.lock").read_text())
+        assert found is not None and found.pid == os.getpid()
+        assert (tmp_path / "adapter").is_dir()
+    assert [one for one in os.listdir(tmp_path) if not one.startswith(".scalepet-")] == ["adapter"]
+
+
+def test_one_that_was_only_frozen_finishes_nothing_after_a_takeover(tmp_path: Path) -> None:
+    for name in ("result.json", "adapter"):
+        replace_file(tmp_path / "result.json", "old")
+        frozen = tmp_path / ".scalepet-frozen"
+        frozen.mkdir()
+        leave_behind(tmp_path, host="far", workplace=frozen.name)
+        with one_run_in(tmp_path, say=print) as hold:
+            replace_file(tmp_path / "result.json", "new", workplace=hold.workplace)
+            with pytest.raises(CheckpointError, match="has taken this run's folder over"):
+                if name == "adapter":
+                    write_folder(tmp_path / name, tensors={}, record={}, workplace=frozen)
+                else:
+                    replace_file(tmp_path / name, "late", workplace=frozen)
+        assert os.listdir(tmp_path) == ["result.json"]
+        assert (tmp_path / "result.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("workplace", ["../mine", ".scalepet-x/../../mine", "mine", "", 3])
+def test_a_lock_of_a_stranger_moves_no_folder(workplace: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "run" / "mine").mkdir(parents=True)
+    leave_behind(tmp_path / "run", host="far", workplace=workplace)
+    with one_run_in(tmp_path / "run", say=print):
+        pass
+    assert (tmp_path / "mine").is_dir() and (tmp_path / "run" / "mine").is_dir()
 
 
 def test_a_folder_that_takes_no_file(tmp_path: Path) -> None:

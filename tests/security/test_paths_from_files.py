@@ -4,6 +4,7 @@ followed where something is cleared.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -89,11 +90,12 @@ class TestLinks:
     def test_writing_a_folder_leaves_alone_what_they_point_to(
         self, suffix: str, folder: Path, elsewhere: Path
     ) -> None:
-        if suffix == ".old":
+        link = folder / f"adapter{suffix}"
+        link.symlink_to(elsewhere)
+        is_in_the_way = pytest.raises(CheckpointError, match="a symbolic link is in its place")
+        with contextlib.nullcontext() if suffix else is_in_the_way:
             write_folder(folder / "adapter", tensors=tensors(), record={})
-        (folder / f"adapter{suffix}").symlink_to(elsewhere)
-        with pytest.raises(CheckpointError, match="cannot be written"):
-            write_folder(folder / "adapter", tensors=tensors(), record={})
+        assert link.is_symlink()
         assert (elsewhere / "precious").read_text() == "theirs"
         assert [path.name for path in elsewhere.iterdir()] == ["precious"]
 
@@ -109,8 +111,8 @@ class TestLinks:
     def test_old_states_are_no_links(self, folder: Path, elsewhere: Path) -> None:
         states = engine.States(folder, keep=1)
         (folder / "00000001").symlink_to(elsewhere)
-        with pytest.raises(CheckpointError, match="00000002 cannot be written"):
-            states._write(2, {"trained/a": torch.ones(1)}, {})
+        states._write(2, {"trained/a": torch.ones(1)}, {})
+        assert (folder / "00000001").is_symlink()
         assert (elsewhere / "precious").read_text() == "theirs"
 
 

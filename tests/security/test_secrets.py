@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from running import run_here
 
 from scalepet import build, engine
 from scalepet.cli import voice
 from scalepet.config import read_config
-from scalepet.recipes.adapter import save_adapter
+from scalepet.recipes.adapter import open_adapter, save_adapter
 from scalepet.recipes.run_folder import describe_run
 from scalepet.recipes.sweep import _note
-from scalepet.tracking import JsonlTracker, without_secrets
+from scalepet.tracking import JsonlTracker, credential_in, without_secrets
 
 KEY, TOKEN = "0123456789abcdef0123456789abcdef01234567", "hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345"
 LOGIN = "someone:very-secret-word"
@@ -55,30 +56,94 @@ def test_what_counts_as_a_secret(text: str, expected: str) -> None:
     assert without_secrets(text) == expected
 
 
-class TestRun:
-    """The user has put secrets wherever one can."""
+FIELDS = {
+    "task.source.files.train": "a login in an address",
+    "task.source.files.validation": "a token",
+    "task.source.files.test": "a key in an address",
+    "wandb.project": "a token",
+}
 
-    @pytest.fixture
-    def run(self, write_secret_run: Callable[[Path], Path], tmp_path: Path) -> Any:
-        return read_config(write_secret_run(tmp_path / "run"))
 
-    def test_run_folder(self, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_with_credentials_is_refused_and_does_not_show_them(
+    write_secret_run: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    ended = run_here("train", str(write_secret_run(tmp_path / "run")))
+    assert ended.code == 2
+    assert not any(secret in ended.err for secret in SECRETS)
+    for field, kind in FIELDS.items():
+        assert f"{field}: holds {kind}, which" in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("path", "hf_AbCdEfGhIjKlMnOpQrStUvWxYz", "a token"),
+        ("api_key", "0123456789", "a key"),
+        ("hf_token", "0123456789", "a key"),
+        ("train", "s3://me:word@bucket/rows.csv", "a login in an address"),
+        ("train", "https://x.org/a?token=abc", "a key in an address"),
+        ("template", "token=red wall {text}", None),
+        ("template", "https://{text}@sky", None),
+        ("template", "https://{user}:{word}@sky", None),
+        ("template", "ask: me@home or you: there", None),
+        ("path", "hf_model", None),
+        ("pad_token", "[PAD]", None),
+        ("api_key", "", None),
+    ],
+)
+def test_what_a_config_may_not_hold(name: str, value: str, kind: str | None) -> None:
+    assert credential_in(name, value) == kind
+
+
+class TestWhatIsKept:
+    """A config and a record are as they were given, whatever the environment calls a secret."""
+
+    TEMPLATES = ("the wall is {text}", "token=red wall {text}", "https://{text}@sky")
+
+    @pytest.mark.parametrize("template", TEMPLATES)
+    def test_template(
+        self, template: str, write_plain_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SORT_KEY", "the wall is")
+        run = read_config(write_plain_run(tmp_path / "run", template=template))
+        run.output.mkdir()
+        describe_run(run, counts={})
+        assert yaml.safe_load((run.output / "config.yaml").read_text())["task"]["template"] == (
+            template
+        )
+        plan = build.plan_run(run, run.task)
+        save_adapter(run.output / "adapter", plan, {}, fixed={}, num_steps=1, metrics={})
+        _, record = engine.read_folder(run.output / "adapter")
+        assert record["config"]["task"]["template"] == template
+        assert open_adapter(run.output, overrides={}).plan.task.template == template
+
+    def test_what_is_shown_of_it_is_redacted(
+        self, write_plain_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         command = ["scalepet", "train", f"wandb.api_key={KEY}", f"a=https://{LOGIN}@x.org/"]
         monkeypatch.setattr("sys.argv", command)
+        run = read_config(write_plain_run(tmp_path / "run", template="{text}"))
         run.output.mkdir()
-        describe_run(run, counts={}, warnings=[f"{TOKEN} is no word"])
+        describe_run(run, counts={})
         JsonlTracker(run.output / "metrics.jsonl").log(1, {"what": f"bad {TOKEN}"}, kind="skipped")
         _note(run.output / "failed.json", [f"https://{LOGIN}@x.org cannot be read with {KEY}"])
         check_clean(run.output)
-        assert "***" in (run.output / "config.yaml").read_text()
 
-    def test_adapter_and_its_card(self, run: Any) -> None:
-        task = run.task
-        plan = build.plan_run(run, task)
-        save_adapter(run.output / "adapter", plan, {}, fixed={}, num_steps=1, metrics={})
-        check_clean(run.output)
-        _, record = engine.read_folder(run.output / "adapter")
-        assert record["config"]["task"]["template"] == run.task.template.replace(TOKEN, "***")
+
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [
+        *[(name, True) for name in ("DB_PASS", "GIT_PAT", "DB_PWD", "AWS_CREDENTIALS")],
+        *[(name, True) for name in ("AZURE_CONNECTION_STRING", "SENTRY_DSN", "MY_API_KEY")],
+        *[(name, False) for name in ("PWD", "OLDPWD", "BYPASS", "PATH", "COMPAT", "KEYBOARD")],
+    ],
+)
+def test_which_variables_hold_secrets(
+    name: str, is_secret: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "the-value-of-it")
+    assert (without_secrets("is the-value-of-it") == "is ***") is is_secret
 
 
 class TestWords:
