@@ -16,6 +16,9 @@ from scalepet.errors import CheckpointError, ConfigError
 
 T = TypeVar("T")
 
+RECORDS = "metrics"
+"""The entry of a fingerprint for what metrics.jsonl held, which is compared with the file."""
+
 Accepted = dict[str, str]
 """What is not as it was and goes on all the same: "was ..., is ..." by name."""
 
@@ -76,7 +79,7 @@ def check_goes_on(
         CheckpointError: all else that has changed, with both values.
     """
     accepted, faults = {}, []
-    theirs = state.fingerprint
+    theirs = {name: one for name, one in state.fingerprint.items() if name != RECORDS}
     for name in sorted({*theirs, *fingerprint}):
         if theirs.get(name) == fingerprint.get(name):
             continue

@@ -24,7 +24,7 @@ from scalepet.engine import RunState, States
 from scalepet.errors import CheckpointError
 from scalepet.files import make_folder, put_right, replace_file, unwritable
 from scalepet.owned import check_free
-from scalepet.recipes.going_on import Accepted, check_goes_on
+from scalepet.recipes.going_on import RECORDS, Accepted, check_goes_on
 from scalepet.recipes.lock import Hold, one_run_in
 from scalepet.tracking import Trackers, first_records, open_trackers, seal, without_secrets
 from scalepet.tracking.rank_log import log_apart
@@ -33,8 +33,6 @@ from scalepet.tracking.seal import SEAL
 ADAPTER = "adapter"
 STATES = "states"
 METRICS = "metrics.jsonl"
-_METRICS = "metrics"
-"""How a fingerprint and ``--accept`` call what is in it."""
 
 OPTIMIZER_FIELDS = (
     "learning_rate",
@@ -192,12 +190,12 @@ def load_state(
         return None, {}
     if faults and dist.is_main():
         say(console, f"{'; '.join(faults)}; going on from {state.folder.name}")
-    known = state.fingerprint.get(_METRICS)  # not in the states of 0.1
-    fingerprint = {**prepared.fingerprint, **({_METRICS: known} if known else {})}
     accepted = dist.together(
         lambda: {
-            **check_goes_on(state, fingerprint, accept=accept, acceptable=prepared.acceptable),
-            **_lost_records(state, folder, is_accepted=_METRICS in accept),
+            **check_goes_on(
+                state, prepared.fingerprint, accept=accept, acceptable=prepared.acceptable
+            ),
+            **_lost_records(state, folder, is_accepted=RECORDS in accept),
         }
     )
     return state, accepted
@@ -226,7 +224,7 @@ def fingerprint_of(prepared: Resumable, trackers: Trackers) -> dict[str, Any]:
             rely on it; on all ranks alike.
     """
     dist.together(trackers.sync)
-    metrics = {} if trackers.seen is None else {_METRICS: trackers.seen._asdict()}
+    metrics = {} if trackers.seen is None else {RECORDS: trackers.seen._asdict()}
     return {**prepared.fingerprint, **metrics}
 
 
@@ -236,7 +234,7 @@ def _lost_records(state: RunState, folder: Path, *, is_accepted: bool) -> Accept
     Raises:
         CheckpointError: that is not accepted.
     """
-    known = state.fingerprint.get(_METRICS)
+    known = state.fingerprint.get(RECORDS)  # not in the states of 0.1
     if known is None or not dist.is_main():
         return {}
     seen = first_records(folder / METRICS, known["num_records"])
@@ -248,9 +246,9 @@ def _lost_records(state: RunState, folder: Path, *, is_accepted: bool) -> Accept
     if not is_accepted:
         raise CheckpointError(
             f"{folder / METRICS} held {was} when {state.folder.name} was saved, and has {now} now;"
-            f" allowed: the file as it was, or --accept {_METRICS} to go on without them"
+            f" allowed: the file as it was, or --accept {RECORDS} to go on without them"
         )
-    return {_METRICS: f"was {was}, is {now}"}
+    return {RECORDS: f"was {was}, is {now}"}
 
 
 def _has_states(folder: Path) -> bool:
