@@ -12,7 +12,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/site.sh"
 # Runs on one machine meet at different ports.
 port="$(python -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')"
 launch=(deepspeed --master_port "$port" --log_level error)
-if ! python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+gpus="$(python -m scalepet launch --gpus)" || exit
+if ((${gpus:-0} == 0)); then
   launch+=(--num_accelerators "${PROCESSES:-2}")
   export DS_ACCELERATOR=cpu OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 fi

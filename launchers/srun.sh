@@ -4,8 +4,8 @@
 #   launchers/srun.sh launch --check --output runs/first       in a salloc or sbatch
 #   launchers/srun.sh train run.yaml [FIELD=VALUE]...
 #
-# The allocation says how many: --nodes=2 --gpus-per-node=8 --ntasks-per-node=8. Not --gpus-per-task,
-# which hides the other GPUs of a node from NCCL.
+# The allocation says how many: --nodes=2 --gpus-per-node=8 --ntasks-per-node=8. Each process sees all
+# GPUs of its node, as NCCL wants it, and takes the one of its LOCAL_RANK.
 set -euo pipefail
 
 if [[ -z "${SLURM_JOB_ID:-}" ]]; then
@@ -29,6 +29,6 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}"
 # A minute after the first rank has ended, well or not, the others are killed: long enough for their
 # own words and exit codes, and for ranks that start later to find the same fault.
 # shellcheck disable=SC2016  # expanded by each task
-exec srun --kill-on-bad-exit=0 --wait="${SCALEPET_WAIT_SECONDS:-60}" bash -c '
+exec srun --gpu-bind=none --kill-on-bad-exit=0 --wait="${SCALEPET_WAIT_SECONDS:-60}" bash -c '
   export RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" WORLD_SIZE="$SLURM_NTASKS"
   exec python -m scalepet "$@"' scalepet "$@"

@@ -6,7 +6,8 @@
 #   bash launchers/study.sh t5                      a T5, five tasks of five types
 #   bash launchers/study.sh places                  one budget, placed in nine ways
 #   bash launchers/study.sh cost                    seconds and memory up to 20 billion weights; wants a GPU with 80 GB
-#   bash launchers/study.sh bert --processes 8      so many runs at a time; without options one a core
+#   bash launchers/study.sh bert --processes 8      so many runs at a time, at most one a GPU; without
+#                                                   options one a GPU, or one a core where there is none
 #   bash launchers/study.sh bert --plan             how many runs, hours and bytes; nothing runs
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -384,9 +384,15 @@ def ds_config_of(
 
 
 def ds_config_for_answers(plan: Plan) -> dict[str, Any]:
-    """For a model that is sharded but not trained."""
+    """For a model that is sharded but not trained.
+
+    Raises:
+        ConfigError: as ``read_ds_file`` and ``check_ops``.
+    """
+    ds_file = engine.read_ds_file(plan.config.deepspeed)
+    engine.check_ops(ds_file)
     return engine.compose_ds_config(
-        engine.read_ds_file(plan.config.deepspeed),
+        ds_file,
         precision=plan.config.precision,
         micro_batch_size=plan.config.evaluate.micro_batch_size,
         num_micro_batches=1,

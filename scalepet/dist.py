@@ -40,7 +40,11 @@ def is_main() -> bool:
 
 def barrier() -> None:
     """Returns once every rank has come here."""
-    if _has_group():
+    if not _has_group():
+        return
+    if "nccl" in torch_dist.get_backend():
+        torch_dist.barrier(device_ids=[torch.cuda.current_device()])  # else it guesses, and warns
+    else:
         torch_dist.barrier()
 
 

@@ -102,7 +102,7 @@ def run_here(*arguments: str) -> Ended:
     with (
         mock.patch("scalepet.engine.joined", contextlib.nullcontext),
         mock.patch("typer.main.get_command", _command_of),
-        mock.patch("scalepet.cli.voice.SECONDS_TO_SPEAK", 0.0),
+        mock.patch("scalepet.cli.voice.SECONDS_TO_MEET", 0.0),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

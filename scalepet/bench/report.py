@@ -17,6 +17,7 @@ from rich.table import Table
 
 from scalepet.bench.measure import Result
 from scalepet.errors import CheckpointError
+from scalepet.launch.gpus import sees_gpus
 
 FILES = ("bench.json", "bench.png")
 """What a bench writes into its folder."""
@@ -26,7 +27,7 @@ _PACKAGES = ("scalepet", "torch", "transformers", "peft")
 
 def conditions(**given: Any) -> dict[str, Any]:
     """The machine, the versions, and what was given."""
-    on_gpu = torch.cuda.is_available()
+    on_gpu = sees_gpus()
     return {
         "machine": torch.cuda.get_device_name() if on_gpu else platform.processor() or "CPU",
         "cores": os.cpu_count(),

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from scalepet.cli.arguments import Adapter, Also, OtherWeights, Overrides, Overwrite, Together
-from scalepet.cli.voice import is_main, quiet_libraries
+from scalepet.cli.streams import check_answered
+from scalepet.cli.voice import is_main, quiet_libraries, say_device
 from scalepet.errors import ConfigError
 from scalepet.owned import check_new_file
 
@@ -33,6 +34,7 @@ def evaluate(
 
     changes = read_overrides(overrides or ())
     quiet_libraries()
+    say_device(err=True)
     folders = [adapter, *(also or ())]
     scores = evaluate_adapters(folders, overrides=changes, other_weights=other_weights, vote=vote)
     if not is_main():
@@ -42,6 +44,7 @@ def evaluate(
     for name in dict.fromkeys(name for one in scores for name in one):
         values = [f"{one[name]:.6g}" if name in one else "-" for one in scores]
         typer.echo("\t".join([name, *values]))
+    check_answered()
 
 
 def predict(
@@ -93,6 +96,7 @@ def predict(
 
     changes = read_overrides(overrides or ())
     quiet_libraries()
+    say_device(err=True)
     answers = predict_rows(
         folders,
         texts=text or (),
@@ -108,6 +112,7 @@ def predict(
         return
     for row in zip(*answers, strict=True):
         typer.echo("\t".join(row))
+    check_answered()
 
 
 def _check_output(output: Path, rows: Path | None, folders: list[Path], *, overwrite: bool) -> None:

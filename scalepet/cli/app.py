@@ -16,6 +16,7 @@ from scalepet.cli.continual import continual
 from scalepet.cli.launch import launch
 from scalepet.cli.look import assets, report
 from scalepet.cli.plan import plan
+from scalepet.cli.streams import be_patient
 from scalepet.cli.sweep import sweep
 from scalepet.cli.train import train
 from scalepet.cli.voice import end, fail, refuse, stop
@@ -78,11 +79,12 @@ app.command("import")(import_)
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point; ends the process.
 
-    What the user can mend (a ``ScalepetError``, a wrong option) becomes one message of rank 0 and
-    exit code 2 on every rank, without a traceback. A run that was asked to stop and has saved its
-    state ends with exit code 75, and all else with 1, a traceback and a line that names the rank;
-    the other ranks end with the code of that one, and rank 0 says what it was.
+    What the user can mend (a ``ScalepetError``, a wrong option) becomes one message and exit code 2
+    on every rank, without a traceback. A run that was asked to stop and has saved its state ends
+    with exit code 75, and all else with 1, a traceback and a line that names the rank; the other
+    ranks end with the code of that one, and rank 0 says what it was.
     """
+    be_patient()
     ending: Callable[[], NoReturn]
     try:
         code = app(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from scalepet.cli.voice import quiet_libraries
+from scalepet.cli.voice import quiet_libraries, say_device
 from scalepet.errors import ConfigError
 from scalepet.owned import RECORD, check_free, note_files, own_files
 
@@ -70,6 +70,7 @@ def bench(
         room.make_folder(output)  # before minutes of measuring, not after
         check_free(output, room.FILES, own=own_files(output))
     quiet_libraries()
+    say_device()
     console = Console()
     work = room.make_work(
         shape,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scalepet.cli.arguments import Adapter, OtherWeights, Overrides
-from scalepet.cli.voice import is_main, quiet_libraries
+from scalepet.cli.voice import is_main, quiet_libraries, say_device
 
 
 def export(
@@ -40,6 +40,7 @@ def export(
 
     changes = read_overrides(overrides or ())
     quiet_libraries()
+    say_device(err=True)
     write = export_peft if peft else export_merged
     write(adapter, into, overrides=changes, other_weights=other_weights)
     if is_main():

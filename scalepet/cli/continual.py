@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scalepet.cli.arguments import Accept, Overrides
-from scalepet.cli.voice import is_main, quiet_libraries
+from scalepet.cli.streams import check_answered
+from scalepet.cli.voice import is_main, quiet_libraries, say_device
 from scalepet.errors import ConfigError
 from scalepet.signals import StopRequest
 
@@ -92,6 +93,7 @@ def continual(
         stream = read_stream_config(config, overrides or ())
         quiet_libraries()
         with joined():
+            say_device()
             for one in _in_orders(stream, orders):
                 for learnt in learn_stream(
                     one, resume=resume, console=Console(), stop=stop, accept=accept or ()
@@ -137,3 +139,4 @@ def _show_fields() -> None:
 
     if is_main():
         typer.echo(fields_as_yaml(StreamConfig), nl=False)
+        check_answered()

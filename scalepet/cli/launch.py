@@ -24,6 +24,12 @@ def launch(
             show_default=False,
         ),
     ] = None,
+    gpus: Annotated[
+        bool,
+        typer.Option(
+            "--gpus", help="Print how many GPUs this machine has for runs; 0 lets them use the CPU."
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -45,9 +51,14 @@ def launch(
     launchers/hostfile.sh hosts launch --check --output runs/first
     launchers/srun.sh launch --check --output runs/first
     """
+    if gpus:
+        from scalepet.launch.gpus import count_gpus
+
+        typer.echo(str(count_gpus()))
+        return
     if not check:
         raise ConfigError(
-            "scalepet launch looks only; allowed: --check. To start a run, take a file of"
+            "scalepet launch looks only; allowed: --check, --gpus. To start a run, take a file of"
             " launchers/ or: deepspeed --module scalepet train run.yaml"
         )
     if hostfile is not None:
@@ -55,12 +66,7 @@ def launch(
         return
     from scalepet.launch.check import check_launch
 
-    try:
-        faults = check_launch(output, timeout_seconds=timeout, say=_say)
-    except LaunchError as error:
-        if not is_main():  # rank 0, which speaks for all, cannot know
-            typer.echo(f"scalepet: {error}", err=True)
-        raise
+    faults = check_launch(output, timeout_seconds=timeout, say=_say)
     if faults:
         raise LaunchError(faults)
 

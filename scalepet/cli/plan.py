@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scalepet.cli.arguments import Overrides
+from scalepet.cli.streams import check_answered
 from scalepet.errors import Faults
 from scalepet.planning import GIB, GPUS, HPZ_PARTITION, Line, Verdict, choose_machines
 
@@ -96,10 +97,11 @@ def plan(
     planned = plan_run(run, machines, num_offline=offline_copies)
     if as_json:
         typer.echo(json.dumps(planned.as_data(), indent=2))
-        return
-    from rich.console import Console
+    else:
+        from rich.console import Console
 
-    show(planned, Console(width=None if sys.stdout.isatty() else _WIDTH, markup=False))
+        show(planned, Console(width=None if sys.stdout.isatty() else _WIDTH, markup=False))
+    check_answered()
 
 
 def show(planned: RunPlan, console: Console) -> None:

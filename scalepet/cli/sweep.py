@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scalepet.cli.arguments import Overrides
-from scalepet.cli.voice import is_main, quiet_libraries
+from scalepet.cli.streams import check_answered
+from scalepet.cli.voice import is_main, quiet_libraries, say_device
 from scalepet.errors import EXIT_FAILED, ConfigError, Faults
 from scalepet.signals import StopRequest
 
@@ -37,7 +38,11 @@ def sweep(
         ),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes of this machine that share the cells.")
+        int,
+        typer.Option(
+            min=1,
+            help="Processes of this machine that share the cells; one a GPU at most, if any.",
+        ),
     ] = 1,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="Submit every cell that is not finished as a job.")
@@ -128,6 +133,7 @@ def sweep(
         quiet_libraries()
         is_here = not plan and not slurm and processes == 1
         with engine.joined() if is_here else nullcontext():
+            say_device()
             cells = dist.together(lambda: plan_study(config, only=only or ()))
             console = Console()
             if is_main():
@@ -173,11 +179,15 @@ def _unfinished(cells: list[CellPlan]) -> dict[str, int]:
 
 def _share(study: Path, cells: list[CellPlan], num_workers: int, console: Console) -> None:
     """Let processes run what is not finished, under a progress bar of runs."""
+    from scalepet.launch.gpus import name_gpus
     from scalepet.recipes.workers import Workers
     from scalepet.tracking import track_steps
 
-    left = _unfinished(cells)
-    workers = Workers(study, num_workers)
+    left, gpus = _unfinished(cells), name_gpus()
+    if gpus and num_workers > len(gpus):
+        typer.echo(f"{len(gpus)} of {num_workers} processes: one for each GPU")
+        num_workers = len(gpus)
+    workers = Workers(study, num_workers, gpus)
     for _ in track_steps(workers.run(list(left)), total=sum(left.values()), console=console):
         pass
     for fault in workers.faults:
@@ -196,3 +206,4 @@ def _show_fields() -> None:
 
     if is_main():
         typer.echo(study_fields_as_yaml(), nl=False)
+        check_answered()

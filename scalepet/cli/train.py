@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from scalepet.cli.arguments import Accept, Overrides
-from scalepet.cli.voice import is_main, quiet_libraries
+from scalepet.cli.streams import check_answered
+from scalepet.cli.voice import is_main, quiet_libraries, say_device
 from scalepet.errors import ConfigError
 from scalepet.signals import StopRequest
 
@@ -71,6 +72,7 @@ def train(
         run = read_config(config, overrides or ())
         quiet_libraries()
         with joined():
+            say_device()
             finetune(run, resume=resume, console=Console(), stop=stop, accept=accept or ())
 
 
@@ -79,3 +81,4 @@ def _show_fields() -> None:
 
     if is_main():
         typer.echo(fields_as_yaml(), nl=False)
+        check_answered()

@@ -14,6 +14,7 @@ from scalepet.engine.ds_config import (
 from scalepet.engine.evaluate import Answerer, Answers, Track, answer_all, each_row
 from scalepet.engine.files import RECORD_FILE, read_folder, write_folder
 from scalepet.engine.loop import LossSum, Skipped, StepReport, on_device, train_step
+from scalepet.engine.ops import check_ops
 from scalepet.engine.parameters import (
     load_trained,
     read_whole,
@@ -64,6 +65,7 @@ __all__ = [
     "Track",
     "answer_all",
     "building_into_shards",
+    "check_ops",
     "check_precision",
     "compose_ds_config",
     "each_row",

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pydantic
-import torch
 
 from scalepet.engine.processes import quiet_deepspeed
+from scalepet.launch.gpus import sees_gpus
 
 ALLOWED_KEYS = ("zero_optimization", "aio", "comms_logger", "communication_data_type")
 """What a DeepSpeed file may hold at its top."""
@@ -98,7 +98,7 @@ def _faults_in_places(zero: Any, label: str) -> Iterator[str]:
                 " DeepSpeed ignores it; allowed: stage 3"
             )
     for name in _CUDA_OPTIONS:
-        if zero.get(name) and not torch.cuda.is_available():
+        if zero.get(name) and not sees_gpus():
             yield (
                 f"{label}: zero_optimization.{name} is {zero[name]!r}, which rounds with a CUDA"
                 " kernel, and this process sees no CUDA device; allowed here: false"

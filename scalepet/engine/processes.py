@@ -9,13 +9,14 @@ import resource
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
+from scalepet import dist
 from scalepet.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -26,8 +27,10 @@ from scalepet.errors import (
     in_words,
     mendable,
 )
+from scalepet.launch import arrival
 from scalepet.launch.alarm import Alarm
-from scalepet.launch.meeting import SET_BY_LAUNCHERS
+from scalepet.launch.gpus import count_gpus, sees_gpus
+from scalepet.launch.place import own_place
 from scalepet.launch.roll_call import missing_ranks
 from scalepet.signals import EXIT_STOPPED, Stopped
 
@@ -46,23 +49,32 @@ at once; only a machine that falls silent makes the others wait so long.
 
 
 def is_launched() -> bool:
-    """Whether a launcher (deepspeed, torchrun, srun) has started this process as one of several."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
+    """Whether a launcher (deepspeed, torchrun, srun) has started this process as one of several.
+
+    Raises:
+        LaunchError: as ``own_place``.
+    """
+    place = own_place()
+    return place is not None and place.world_size > 1
 
 
 def pick_device() -> torch.device:
-    """The GPU of this rank, or the CPU where the machine has none.
+    """The GPU of this rank; the CPU where the machine has none, or where they are hidden.
 
     Raises:
-        LaunchError: more ranks than GPUs on this machine.
+        LaunchError: more ranks than GPUs on this machine, or as ``count_gpus`` and ``own_place``.
     """
-    if not torch.cuda.is_available():
+    place, num_gpus = own_place(), count_gpus()
+    if not num_gpus:
         return torch.device("cpu")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if local_rank >= torch.cuda.device_count():
+    local_rank = place.local_rank if place else 0
+    if local_rank >= num_gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
         raise LaunchError(
-            f"local rank {local_rank} has no GPU: this machine shows {torch.cuda.device_count()};"
-            " start at most one process a GPU (deepspeed --num_gpus, CUDA_VISIBLE_DEVICES)"
+            f"local rank {local_rank} has no GPU: this machine shows {num_gpus}{hidden};"
+            " start at most one process a GPU (deepspeed --num_gpus), and let each see all of its"
+            " machine (srun --gpu-bind=none)"
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
@@ -78,22 +90,19 @@ def join_processes(*, timeout_seconds: int | None = None) -> torch.device:
         timeout_seconds: how long a collective waits for the others; None for what the user says.
 
     Raises:
-        LaunchError: the environment of the launcher is not whole, or the group cannot be formed.
+        LaunchError: the environment of the launcher is not whole, a rank has no device, their
+            devices are of several types, or the group cannot be formed.
     """
-    device = pick_device()
-    if "RANK" not in os.environ and not is_launched():
-        _become_a_group_of_one()
-    missing = [name for name in SET_BY_LAUNCHERS if name not in os.environ]
-    if missing:
-        there = [name for name in SET_BY_LAUNCHERS if name in os.environ]
-        raise LaunchError(
-            f"the environment has {', '.join(there)} but lacks {', '.join(missing)};"
-            " start through deepspeed, torchrun or srun with ranks exported"
-        )
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    place = own_place()
     if timeout_seconds is None:
         timeout_seconds = 60 * _timeout_minutes()
+    if place is None:
+        device = pick_device()
+        _become_a_group_of_one()
+    else:
+        device = _device_among(place.world_size, timeout_seconds)
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # Groups that DeepSpeed makes itself take their timeout from here, not from init_distributed.
     os.environ.setdefault("DEEPSPEED_TIMEOUT", str(max(1, timeout_seconds // 60)))
     deepspeed = quiet_deepspeed()
@@ -116,6 +125,34 @@ def join_processes(*, timeout_seconds: int | None = None) -> torch.device:
     return device
 
 
+def _device_among(num_ranks: int, timeout_seconds: float) -> torch.device:
+    """This rank's device, once all ranks have one of the same type: others would join another kind
+    of group, and wait for ever.
+    """
+    faults: Sequence[str] = ()
+    device = torch.device("cpu")
+    try:
+        device = pick_device()
+    except LaunchError as error:
+        if num_ranks == 1:
+            raise
+        faults = error.faults
+    if num_ranks > 1:
+        arrival.come(
+            device=device.type,
+            gpu=_identity(device),
+            faults=faults,
+            timeout_seconds=timeout_seconds,
+        )
+    return device
+
+
+def _identity(device: torch.device) -> str:
+    if device.type == "cpu":
+        return ""
+    return str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+
+
 def leave_processes() -> None:
     """Wait for all, then take the group down: a rank that just ends can abort the others."""
     global _alarm
@@ -123,8 +160,9 @@ def leave_processes() -> None:
         _alarm.close()
         _alarm = None
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
+        dist.barrier()
         torch.distributed.destroy_process_group()
+    arrival.forget()
 
 
 @contextlib.contextmanager
@@ -242,7 +280,7 @@ def forget_peak_memory() -> None:
 
     Of the host on Linux alone.
     """
-    if torch.cuda.is_available():
+    if sees_gpus():
         torch.cuda.reset_peak_memory_stats()
         return
     with contextlib.suppress(OSError):
@@ -253,7 +291,7 @@ def peak_memory_bytes() -> int:
     """The most memory that this process has held since ``forget_peak_memory``: of its GPU where it
     has one, else of the host.
     """
-    if torch.cuda.is_available():
+    if sees_gpus():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

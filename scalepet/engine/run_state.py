@@ -15,6 +15,7 @@ from scalepet import dist
 from scalepet.engine.files import read_folder
 from scalepet.engine.sharded import Engine
 from scalepet.errors import CheckpointError
+from scalepet.launch.gpus import sees_gpus
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def resume(engine: Engine, state: RunState, *, any_loss: Callable[[], Tensor]) -
 
 def _random_states() -> dict[str, Tensor]:
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if sees_gpus():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
@@ -139,5 +140,5 @@ def restore_random_states(state: RunState) -> None:
     rank, states = dist.rank(), state.random_states
     if f"cpu/{rank}" in states:
         torch.set_rng_state(states[f"cpu/{rank}"])
-    if f"cuda/{rank}" in states and torch.cuda.is_available():
+    if f"cuda/{rank}" in states and sees_gpus():
         torch.cuda.set_rng_state(states[f"cuda/{rank}"])

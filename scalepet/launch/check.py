@@ -142,7 +142,12 @@ def _check_network(meeting: Meeting, ranks: list[Facts]) -> tuple[list[str], str
 
 def _sum_error(meeting: Meeting, backend: str) -> tuple[str, float]:
     started = time.monotonic()
-    device = torch.device("cuda", meeting.local_rank) if backend == "nccl" else torch.device("cpu")
+    device = torch.device("cpu")
+    if backend == "nccl":
+        device = torch.device("cuda", meeting.local_rank)
+        torch.cuda.set_device(
+            device
+        )  # else all processes of a machine hold memory on its first GPU
     # Without it NCCL waits in the background, and ends the process in its own way.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     try:

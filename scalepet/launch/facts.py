@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 import scalepet
+from scalepet.errors import LaunchError
+from scalepet.launch.gpus import count_gpus
 
 _PACKAGES = ("torch", "deepspeed", "transformers")
 MAX_NAMES = 4
@@ -25,6 +25,7 @@ class Facts(NamedTuple):
     Attributes:
         visible: what CUDA_VISIBLE_DEVICES says, if anything.
         versions: by name, as text; "none" for what is not installed.
+        gpu_fault: why its GPUs cannot be used, if it has some.
     """
 
     host: str
@@ -32,16 +33,23 @@ class Facts(NamedTuple):
     num_gpus: int
     visible: str | None
     versions: dict[str, str]
+    gpu_fault: str = ""
 
 
 def own_facts(host: str, local_rank: int) -> Facts:
     """Of this process; loads no backbone, and no library besides torch."""
+    num_gpus, gpu_fault = 0, ""
+    try:
+        num_gpus = count_gpus()
+    except LaunchError as error:
+        gpu_fault = str(error)
     return Facts(
         host=host,
         local_rank=local_rank,
-        num_gpus=torch.cuda.device_count(),
+        num_gpus=num_gpus,
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
         versions=_versions(),
+        gpu_fault=gpu_fault,
     )
 
 
@@ -56,7 +64,9 @@ def device_faults(ranks: Sequence[Facts]) -> list[str]:
             faults.append(
                 f"{host}: processes share a LOCAL_RANK ({sorted(local_ranks)}); allowed: one each"
             )
-        if with_gpu and not first.num_gpus:
+        if first.gpu_fault:
+            faults.append(f"{host}: {first.gpu_fault}")
+        elif with_gpu and not first.num_gpus:
             faults.append(
                 f"{host} shows no GPU{_seen(first)}, but {with_gpu[0].host} shows"
                 f" {with_gpu[0].num_gpus}; allowed: GPUs on all machines or on none"
@@ -65,7 +75,7 @@ def device_faults(ranks: Sequence[Facts]) -> list[str]:
             faults.append(
                 f"{host}: {len(on_host)} processes but {first.num_gpus} visible GPUs{_seen(first)};"
                 " allowed: at most one process a GPU (slots=, --ntasks-per-node; under SLURM"
-                " --gpus-per-node and not --gpus-per-task)"
+                " --gpus-per-node and srun --gpu-bind=none)"
             )
     return faults
 

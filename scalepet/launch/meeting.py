@@ -6,15 +6,17 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import HashStore, Store, TCPStore
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore
 
 from scalepet.errors import LaunchError, some_ranks
+from scalepet.launch.place import Place, own_place
 
-SET_BY_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.01, 0.5
+"""Between two looks: short where all come at once, long where they wait for minutes."""
 
 
 class Meeting:
@@ -35,15 +37,12 @@ class Meeting:
     ) -> None:
         self._deadline = time.monotonic() + timeout_seconds
         self._timeout_seconds = timeout_seconds
-        there = [name for name in SET_BY_LAUNCHERS if name in environment]
-        lacking = [name for name in SET_BY_LAUNCHERS if name not in environment]
-        if there and lacking:
-            raise LaunchError(f"the environment has {', '.join(there)}, not {', '.join(lacking)}")
-        self.rank = int(environment.get("RANK", "0"))
-        self.local_rank = int(environment.get("LOCAL_RANK", "0"))
-        self.world_size = int(environment.get("WORLD_SIZE", "1"))
+        place = own_place(environment)
+        self.rank = place.rank if place else 0
+        self.local_rank = place.local_rank if place else 0
+        self.world_size = place.world_size if place else 1
         self.host = socket.gethostname()
-        self.store = self._meet(environment) if there else HashStore()
+        self.store = self._meet(place, environment) if place else HashStore()
 
     def seconds_left(self) -> float:
         """At least one: less is no time to wait for anybody."""
@@ -60,6 +59,25 @@ class Meeting:
         self._wait(keys, name)
         return [json.loads(self.store.get(key)) for key in keys]
 
+    def is_there(self, keys: Sequence[str], *, seconds: float) -> bool:
+        """Whether all these keys are set within so many seconds.
+
+        Unlike a wait of the store it hears signals, and says nothing when the time is over.
+
+        Raises:
+            LaunchError: rank 0, who keeps them, is gone.
+        """
+        deadline, pause = time.monotonic() + seconds, FIRST_PAUSE_SECONDS
+        try:
+            while not self.store.check(list(keys)):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE_SECONDS)
+        except RuntimeError as error:
+            raise LaunchError("has lost rank 0") from error
+        return True
+
     def leave(self) -> None:
         """Rank 0, who keeps the values, leaves last.
 
@@ -75,35 +93,59 @@ class Meeting:
         try:
             self.store.wait(keys, timedelta(seconds=self.seconds_left()))
         except RuntimeError as error:
-            raise LaunchError(self._who_lacks(keys, name)) from error
+            raise LaunchError(self.who_lacks(keys, name)) from error
 
-    def _meet(self, environment: Mapping[str, str]) -> Store:
-        address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+    def _meet(self, place: Place, environment: Mapping[str, str]) -> Store:
+        """At a store which the group that is formed later takes, too."""
+        # Where torchrun's agent keeps the store, rank 0 is a guest like the others.
+        is_agents = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        is_ours = place.rank == 0 and not is_agents
         try:
-            return TCPStore(
-                address,
-                port,
-                is_master=self.rank == 0,
+            if not is_ours:
+                self._reach(place)
+            store = TCPStore(
+                place.address,
+                place.port,
+                is_master=is_ours,
                 wait_for_workers=False,
                 timeout=timedelta(seconds=self.seconds_left()),
+                multi_tenant=True,
             )
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
-            if self.rank == 0:
+            if is_ours:
                 raise LaunchError(
-                    f"rank 0 cannot listen at port {port} of {self.host}: {reason};"
+                    f"rank 0 cannot listen at port {place.port} of {self.host}: {reason};"
                     " allowed: a free port (MASTER_PORT, deepspeed --master_port)"
                 ) from error
             raise LaunchError(
-                f"rank {self.rank} on {self.host} cannot reach rank 0 at {address}:{port} within"
+                f"cannot reach rank 0 at {place.address}:{place.port} within"
                 f" {self._timeout_seconds:g} s: {reason}"
             ) from error
+        # A start after a failure finds what the one before has left with the agent.
+        return PrefixStore(f"scalepet/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
-    def _who_lacks(self, keys: list[str], name: str) -> str:
+    def _reach(self, place: Place) -> None:
+        """Returns once somebody listens there; torch's own wait for that is loud and deaf.
+
+        Raises:
+            OSError: nobody does when the meeting is over.
+        """
+        while True:
+            try:
+                socket.create_connection((place.address, place.port), self.seconds_left()).close()
+                return
+            except OSError:
+                if time.monotonic() > self._deadline:
+                    raise
+                time.sleep(LAST_PAUSE_SECONDS / 5)
+
+    def who_lacks(self, keys: list[str], name: str) -> str:
+        """In words, who has not set its key; keys are in the order of ranks."""
         try:
             lacking = [rank for rank, key in enumerate(keys) if not self.store.check([key])]
         except RuntimeError:
-            return f"rank {self.rank} on {self.host} has lost rank 0 before it knew all {name}"
+            return f"has lost rank 0 before it knew all {name}"
         return (
             f"{some_ranks(lacking)} of {self.world_size} did not come within"
             f" {self._timeout_seconds:g} s ({name}); what the launcher printed before may say why"

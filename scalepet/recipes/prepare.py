@@ -74,6 +74,7 @@ def prepare(config: RunConfig, *, resume: bool) -> Prepared:
     ds_file: dict[str, Any] = {}
     with faults.noted():
         ds_file = engine.read_ds_file(config.deepspeed)
+        engine.check_ops(ds_file)
     with faults.noted():
         engine.check_precision(config.precision)
     task = config.task

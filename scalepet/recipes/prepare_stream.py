@@ -114,6 +114,7 @@ def prepare_stream(config: StreamConfig, *, resume: bool) -> PreparedStream:
     ds_file: dict[str, Any] = {}
     with faults.noted():
         ds_file = engine.read_ds_file(config.deepspeed)
+        engine.check_ops(ds_file)
     with faults.noted():
         engine.check_precision(config.precision)
     stream, rows = data.load_stream(config.stream, undivided=config.lae.joint)

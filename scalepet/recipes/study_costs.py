@@ -12,6 +12,7 @@ import torch
 from scalepet import planning
 from scalepet.config import RunConfig
 from scalepet.errors import ConfigError
+from scalepet.launch.gpus import sees_gpus
 from scalepet.planning import GIB, GPUS, LAYOUTS, Machines, Work
 from scalepet.recipes.plan import work_of
 from scalepet.recipes.study import CellPlan
@@ -30,7 +31,7 @@ RECORD_BYTES = 50_000
 
 def gpu_here() -> str | None:
     """The kind of this machine's GPU, as the planner calls it; None where it knows none."""
-    if not torch.cuda.is_available():
+    if not sees_gpus():
         return None
     properties = torch.cuda.get_device_properties(0)
     kinds = [kind for kind in GPUS if kind.partition("-")[0] in properties.name.lower()]

@@ -13,10 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from scalepet.config.study import RUNS
-from scalepet.launch.meeting import SET_BY_LAUNCHERS
+from scalepet.launch.place import SET_BY_LAUNCHERS
 from scalepet.signals import EXIT_STOPPED
 
 LOGS = "logs"
@@ -49,11 +47,13 @@ class Workers:
 
     Attributes:
         study: the file that each worker reads; beside it are the runs, and the logs of workers.
+        gpus: as CUDA_VISIBLE_DEVICES names them, at least one a worker; none where they use CPUs.
         faults: of workers that did not end well.
     """
 
     study: Path
     num_workers: int
+    gpus: Sequence[str] = ()
     faults: list[str] = field(default_factory=list)
 
     def run(self, cells: Sequence[str]) -> Iterator[None]:
@@ -112,18 +112,9 @@ class Workers:
         }
         threads = max(1, len(os.sched_getaffinity(0)) // self.num_workers)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
-        gpus = visible_gpus()
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot]
         return environment
-
-
-def visible_gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name]
-    return [str(index) for index in range(torch.cuda.device_count())]
 
 
 def stop_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -41,4 +42,5 @@ def log_apart(folder: Path, *, rank: int) -> None:
 def tell_terminal(line: str) -> None:
     """Say it where someone looks, too, if this process has a log."""
     if _terminal is not None:
-        print(line, file=_terminal, flush=True)
+        with contextlib.suppress(OSError):  # nobody looks any more
+            print(line, file=_terminal, flush=True)

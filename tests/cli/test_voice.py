@@ -9,9 +9,12 @@ import sys
 
 import pytest
 import typer
+from forks import run_python
+from running import environments_of, free_port
 
 from scalepet.cli import main
 from scalepet.cli.app import app
+from scalepet.errors import ConfigError
 from scalepet.signals import EXIT_STOPPED, Stopped
 from scalepet.tracking.rank_log import log_apart
 
@@ -54,8 +57,48 @@ def test_a_failure_ends_with_its_rank_and_host(error, words, capsys, monkeypatch
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", ["scalepet: stopped at step 3"]), ("1", [])])
 def test_a_stop_is_said_once(rank, lines, capsys, monkeypatch):
+    place_among_two(monkeypatch)
     stopped = Stopped("stopped at step 3")
     assert last_words(stopped, capsys, monkeypatch, rank=rank) == (EXIT_STOPPED, lines)
+
+
+def place_among_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the rank that a launcher sets; the other one never comes."""
+    place = {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**place, "MASTER_PORT": str(free_port())}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("scalepet.cli.voice.SECONDS_TO_MEET", 0.1)
+    for name, value in {"PATIENCE_SECONDS": 0.1, "_meeting": None, "_found": None}.items():
+        monkeypatch.setattr(f"scalepet.launch.arrival.{name}", value)
+
+
+def test_a_rank_without_a_launcher_speaks(capsys, monkeypatch):
+    """It is alone, whatever number its environment has."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    found = last_words(ConfigError(["no file", "no folder"]), capsys, monkeypatch, rank="1")
+    assert found == (2, ["scalepet: no file", "scalepet: no folder"])
+    stopped = Stopped("stopped at step 3")
+    found = last_words(stopped, capsys, monkeypatch, rank="1")
+    assert found == (EXIT_STOPPED, ["scalepet: stopped at step 3"])
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_that_nobody_hears_speaks(rank, capsys, monkeypatch):
+    place_among_two(monkeypatch)
+    prefix = f"rank 1 on {socket.gethostname()}: " if rank == "1" else ""
+    found = last_words(ConfigError("no file"), capsys, monkeypatch, rank=rank)
+    assert found == (2, [f"scalepet: {prefix}no file"])
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("command", [["trian"], ["plan", "nofile.yaml"], ["train", "nofile.yaml"]])
+def test_ranks_that_refuse_alike_speak_once(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = run_python(["-m", "scalepet", *command], environments_of(2), timeout_seconds=100)
+    assert [done.code for done in ended] == [2, 2]
+    first, other = (done.err.splitlines() for done in ended)
+    assert len(first) == 1 and first[0].startswith("scalepet: ")
+    assert other == []
 
 
 def test_a_neighbour_that_ended_before_is_named(capsys, monkeypatch):

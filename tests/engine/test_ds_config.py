@@ -359,7 +359,7 @@ class TestCompose:
     ],
 )
 def test_what_only_stage_3_does_is_refused_below_it(stage, name, value, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("scalepet.engine.ds_faults.sees_gpus", lambda: True)
     (fault,) = zero_faults_of(stage=stage, **{name: value})
     assert f"{name} is {value!r} at stage {stage}" in fault and "allowed: stage 3" in fault
 
@@ -372,10 +372,10 @@ def test_what_only_stage_3_does_may_be_off_below_it():
 @pytest.mark.parametrize("name", ["zero_quantized_weights", "zero_quantized_gradients"])
 def test_int8_in_transit_needs_a_cuda_device(name, monkeypatch):
     content = {"zero_optimization": {"stage": 3, name: True}}
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("scalepet.engine.ds_faults.sees_gpus", lambda: False)
     (fault,) = faults_of(content)
     assert f"zero_optimization.{name} is True" in fault and "no CUDA device" in fault
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("scalepet.engine.ds_faults.sees_gpus", lambda: True)
     assert read_ds_file(content) == content
 
 

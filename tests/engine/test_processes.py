@@ -51,31 +51,63 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
+@pytest.fixture
+def two_gpus(no_launcher: pytest.MonkeyPatch) -> list[torch.device]:
+    """What becomes the device of this process, on a machine with two GPUs."""
+    chosen: list[torch.device] = []
+    no_launcher.delenv("DS_ACCELERATOR", raising=False)
+    no_launcher.setattr(torch.cuda, "is_available", lambda: True)
+    no_launcher.setattr(torch.cuda, "device_count", lambda: 2)
+    no_launcher.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+def launched(patch: pytest.MonkeyPatch, **changes: str) -> None:
+    for name, value in {**LAUNCHED, **changes}.items():
+        patch.setenv(name, value)
+
+
 class TestDevice:
-    def test_the_cpu_where_there_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setenv("LOCAL_RANK", "5")
+    def test_the_cpu_where_there_is_no_gpu(self, no_launcher: pytest.MonkeyPatch) -> None:
+        no_launcher.setattr(torch.cuda, "is_available", lambda: False)
+        launched(no_launcher, LOCAL_RANK="5", WORLD_SIZE="8")
         assert pick_device() == torch.device("cpu")
 
     @pytest.mark.parametrize(("local_rank", "expected"), [(None, "cuda:0"), ("1", "cuda:1")])
     def test_the_gpu_of_the_local_rank(
-        self, local_rank: str | None, expected: str, no_launcher: pytest.MonkeyPatch
+        self,
+        local_rank: str | None,
+        expected: str,
+        two_gpus: list[torch.device],
+        no_launcher: pytest.MonkeyPatch,
     ) -> None:
-        chosen: list[torch.device] = []
-        no_launcher.setattr(torch.cuda, "is_available", lambda: True)
-        no_launcher.setattr(torch.cuda, "device_count", lambda: 2)
-        no_launcher.setattr(torch.cuda, "set_device", chosen.append)
         if local_rank is not None:
-            no_launcher.setenv("LOCAL_RANK", local_rank)
+            launched(no_launcher, LOCAL_RANK=local_rank, WORLD_SIZE="2")
         assert pick_device() == torch.device(expected)
-        assert chosen == [torch.device(expected)]
+        assert two_gpus == [torch.device(expected)]
 
-    def test_more_ranks_than_gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        monkeypatch.setenv("LOCAL_RANK", "2")
-        with pytest.raises(LaunchError, match="local rank 2 has no GPU: this machine shows 2"):
+    @pytest.mark.parametrize("visible", ["0,1", None])
+    def test_more_ranks_than_gpus(
+        self,
+        visible: str | None,
+        two_gpus: list[torch.device],
+        no_launcher: pytest.MonkeyPatch,
+    ) -> None:
+        launched(no_launcher, LOCAL_RANK="2", WORLD_SIZE="3")
+        if visible is not None:
+            no_launcher.setenv("CUDA_VISIBLE_DEVICES", visible)
+        shown = " (CUDA_VISIBLE_DEVICES=0,1)" if visible else ""
+        with pytest.raises(LaunchError) as caught:
             pick_device()
+        expected = f"local rank 2 has no GPU: this machine shows 2{shown}; start at most"
+        assert str(caught.value).startswith(expected)
+        assert two_gpus == []
+
+    def test_deepspeeds_cpu_is_ours(
+        self, two_gpus: list[torch.device], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+        assert pick_device() == torch.device("cpu")
 
 
 class TestLauncher:
@@ -84,7 +116,7 @@ class TestLauncher:
         self, size: str | None, expected: bool, no_launcher: pytest.MonkeyPatch
     ) -> None:
         if size is not None:
-            no_launcher.setenv("WORLD_SIZE", size)
+            launched(no_launcher, WORLD_SIZE=size)
         assert is_launched() is expected
 
     @pytest.mark.parametrize(
@@ -100,6 +132,8 @@ class TestLauncher:
         with pytest.raises(LaunchError) as caught:
             join_processes()
         assert f"lacks {', '.join(missing)};" in str(caught.value)
+        with pytest.raises(LaunchError):
+            is_launched()
         assert not torch.distributed.is_initialized()
 
 
@@ -174,6 +208,7 @@ def test_a_peak_can_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_peak_of_a_gpu_is_what_torch_has_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 12_345)
     assert peak_memory_bytes() == 12_345
@@ -287,7 +322,7 @@ def test_a_process_alone() -> None:
     assert found.pop("peak_memory_bytes") > 100e6, "torch alone takes more"
     assert 1 < found.pop("seconds_refused") < 20
     port = found.pop("closed_port")
-    assert found.pop("refused").startswith(f"rank 1 cannot join the group at 127.0.0.1:{port}: ")
+    assert found.pop("refused").startswith(f"cannot reach rank 0 at 127.0.0.1:{port} within 2 s: ")
     assert found == {
         "group": [0, 1, True, 7],
         "again": [0, 1, True, 7],

@@ -109,7 +109,7 @@ def test_an_environment_that_is_not_whole() -> None:
     environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
     done = subprocess.run(CHECK, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "has RANK, WORLD_SIZE, not LOCAL_RANK, MASTER_ADDR, MASTER_PORT" in done.stderr
+    assert "has RANK, WORLD_SIZE but lacks LOCAL_RANK, MASTER_ADDR, MASTER_PORT;" in done.stderr
 
 
 def test_a_hostfile_is_not_checked_by_ranks(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from scalepet.launch.facts import (
     placed,
     version_faults,
 )
+from scalepet.launch.gpus import sees_gpus
 
 
 def ranks(*hosts: tuple[str, int, int], **versions: str) -> list[Facts]:
@@ -49,7 +50,12 @@ def test_a_gpu_that_slurm_hides_from_the_others() -> None:
     facts = [Facts("a", i, 1, str(i), {}) for i in range(2)]
     [fault] = device_faults(facts)
     assert "a: 2 processes but 1 visible GPUs (CUDA_VISIBLE_DEVICES=0)" in fault
-    assert "not --gpus-per-task" in fault
+    assert "srun --gpu-bind=none" in fault
+
+
+def test_gpus_that_cannot_be_used() -> None:
+    facts = [*ranks(("a", 1, 1)), Facts("b", 0, 0, None, {}, gpu_fault="the driver is too old")]
+    assert device_faults(facts) == ["b: the driver is too old"]
 
 
 def test_a_machine_without_gpus_among_others() -> None:
@@ -79,7 +85,8 @@ def test_machines_in_words() -> None:
 
 def test_what_this_process_knows() -> None:
     facts = own_facts("a", 3)
-    assert (facts.host, facts.local_rank, facts.num_gpus) == ("a", 3, torch.cuda.device_count())
+    num_gpus = torch.cuda.device_count() if sees_gpus() else 0
+    assert (facts.host, facts.local_rank, facts.num_gpus) == ("a", 3, num_gpus)
     assert facts.versions["python"] == platform.python_version()
     assert facts.versions["torch"] == torch.__version__
     assert facts.versions["scalepet"].startswith(f"{scalepet.__version__} (")

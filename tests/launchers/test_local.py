@@ -60,6 +60,37 @@ def test_a_signal_lets_the_ranks_save(
     assert has_ended(name)
 
 
+@pytest.mark.parametrize(
+    ("num_gpus", "num_ranks", "accelerator"), [("0", 3, "cpu"), ("1", 1, None)]
+)
+def test_as_many_processes_as_gpus(
+    num_gpus: str,
+    num_ranks: int,
+    accelerator: str | None,
+    checkout: Path,
+    stand_in: dict[str, str],
+) -> None:
+    """Without a GPU as many as asked for. What DeepSpeed finds here is not what the stand-in says,
+    so that one is all it starts.
+    """
+    name = f"on-{num_gpus}"
+    environment = {key: stand_in[key] for key in stand_in if key != "DS_ACCELERATOR"}
+    asked = {"STAND_IN_GPUS": num_gpus, "PROCESSES": "3"}
+    process = start(name, "0", environment={**environment, **asked})
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    notes = sorted(Path.cwd().glob(f"{name}.*"))
+    assert len(notes) == num_ranks, said
+    assert json.loads(notes[0].read_text()).get("DS_ACCELERATOR") == accelerator
+
+
+def test_gpus_that_cannot_be_used_are_refused(checkout: Path, stand_in: dict[str, str]) -> None:
+    process = start("none", "0", environment={**stand_in, "STAND_IN_GPUS": "lost"})
+    process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert not list(Path.cwd().glob("none.*"))
+
+
 def test_a_missing_environment_is_refused(checkout: Path, stand_in: dict[str, str]) -> None:
     process = start("no", "0", environment={**stand_in, "SCALEPET_VENV": "nowhere"})
     said, _ = process.communicate(timeout=30)

@@ -113,6 +113,31 @@ def test_one_process_a_gpu(slurm: Slurm, stand_in: dict[str, str]) -> None:
     assert len({rank["MASTER_PORT"] for rank in ranks}) == 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=2"],
+        ["--nodes=1", "--ntasks=2", "--gpus-per-task=1"],
+        ["--nodes=1", "--ntasks=2", "--gres=gpu:2", "--gpu-bind=single:1"],
+    ],
+    ids=["a-node", "a-task", "bound"],
+)
+def test_each_process_sees_all_gpus_of_its_node(
+    options: list[str], slurm: Slurm, stand_in: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    """SLURM would give each its own alone, as number 0, and NCCL could not reach the others. Its
+    fake GPUs have no CUDA_VISIBLE_DEVICES; what it says is how it binds them.
+    """
+    name = f"gpus-{request.node.callspec.id}"
+    command = slurm.nodes[0].command(
+        *("salloc", *options, "--cpus-per-task=1", "bash", "launchers/srun.sh", "train", name, "0")
+    )
+    subprocess.run(command, env=stand_in, check=True, capture_output=True, timeout=60)
+    ranks = [starts(name, rank)[0] for rank in range(2)]
+    assert [rank["LOCAL_RANK"] for rank in ranks] == ["0", "1"]
+    assert [rank["SLURMD_TRES_BIND"] for rank in ranks] == ["gpu:none", "gpu:none"]
+
+
 def test_srun_outside_of_an_allocation_is_refused(checkout: Path) -> None:
     done = subprocess.run(
         ["bash", "launchers/srun.sh", "train"], capture_output=True, text=True, timeout=30

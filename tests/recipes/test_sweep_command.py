@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from scalepet.cli import main
+from scalepet.cli.sweep import _share
 from scalepet.config.loader import parse_yaml
 from scalepet.config.study_check import check_study
 from scalepet.config.study_listing import study_fields_as_yaml
@@ -115,17 +118,32 @@ def test_hours_that_were_measured_name_what_is_not_known(cells) -> None:
 
 
 def test_each_worker_has_a_gpu_of_its_own_and_a_part_of_the_cores(tmp_path, monkeypatch) -> None:
-    workers = Workers(tmp_path / "study.yaml", 3)
+    workers = Workers(tmp_path / "study.yaml", 3, ["4", "6", "7"])
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     found = [workers.environment(slot) for slot in range(3)]
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["4", "6", "4"]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["4", "6", "7"]
     assert {one["OMP_NUM_THREADS"] for one in found} == {"2"}
     assert not any("RANK" in one for one in found)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert workers.environment(0)["OMP_NUM_THREADS"] == "5"
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(["4", "6"], 2), (["4"], 1), ([], 3)])
+def test_at_most_one_worker_a_gpu(gpus, expected, cells, tmp_path, monkeypatch, capsys) -> None:
+    started = []
+
+    def run(workers, names):
+        started.append((workers.num_workers, list(workers.gpus)))
+        return iter(())
+
+    monkeypatch.setattr(Workers, "run", run)
+    monkeypatch.setattr("scalepet.launch.gpus.name_gpus", lambda: gpus)
+    _share(tmp_path / "study.yaml", cells, 3, Console(file=io.StringIO()))
+    assert started == [(expected, gpus)]
+    said = capsys.readouterr().out
+    assert said == ("" if expected == 3 else f"{expected} of 3 processes: one for each GPU\n")
 
 
 def test_a_worker_that_ends_otherwise_is_named_with_its_cells_and_log(tmp_path) -> None:

@@ -8,6 +8,8 @@ At its first start each rank does FIRST, and so on; the last one again and again
     die        rank 1 is killed without a word, the others wait
     TEXT       end with code 0
 
+``launch --gpus`` prints STAND_IN_GPUS, or ends with code 2 where it is none.
+
 What a rank was given is appended to NAME.RANK as a line of JSON.
 """
 
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 GIVEN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+MAY_BE_GIVEN = ("DS_ACCELERATOR", "SLURMD_TRES_BIND")
 ASKING = [signal.SIGUSR1, signal.SIGTERM]
 
 
@@ -47,6 +50,10 @@ def act(word: str, rank: int) -> NoReturn:
 def main() -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    if words == ["launch", "--gpus"]:
+        num_gpus = os.environ.get("STAND_IN_GPUS", "0")
+        print(num_gpus)
+        sys.exit(0 if num_gpus.isdecimal() else 2)
     if words[0] != "train":
         sys.exit(0)
     rank = int(os.environ["RANK"])
@@ -54,6 +61,7 @@ def main() -> NoReturn:
     num_before = len(notes.read_text().splitlines()) if notes.exists() else 0
     acts = [word for word in words[2:] if word != "--resume"]
     given = {name: os.environ[name] for name in GIVEN}
+    given |= {name: os.environ[name] for name in MAY_BE_GIVEN if name in os.environ}
     with notes.open("a") as file:
         file.write(json.dumps({**given, "arguments": words, "host": os.uname().nodename}) + "\n")
     act(acts[min(num_before, len(acts) - 1)], rank)
