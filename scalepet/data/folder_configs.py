@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from scalepet.data.folders import Layout, kind_of
+from scalepet.data.folders import Layout, is_document, kind_of, layout_of
 from scalepet.data.rows import listed
 from scalepet.errors import ConfigError
 from scalepet.reading import read_text, within_limits
@@ -38,16 +38,21 @@ def described_layout(folder: Path, subset: str | None) -> tuple[Layout, str | No
     if unknown:
         raise ConfigError(f"{str(readme)!r} has configs.{listed(unknown)}; allowed: {_FIELDS}")
     base = folder / _inside(readme, "data_dir", config.get("data_dir") or ".")
+    sep = config.get("sep", config.get("delimiter"))
+    if sep is not None and not (isinstance(sep, str) and len(sep) == 1):
+        raise ConfigError(f"{str(readme)!r}: sep is {sep!r}; allowed: one character")
+    if "data_files" not in config:
+        return layout_of(base), sep
     splits: dict[str, list[Path]] = {}
     roots: dict[str, Path] = {}
-    for split, pattern in _patterns(readme, config.get("data_files", "**")):
+    for split, pattern in _patterns(readme, config["data_files"]):
         found = _matching(base, _inside(readme, "data_files", pattern))
         if not found:
             raise ConfigError(f"{str(readme)!r} names {pattern!r}; allowed: files that are there")
         splits.setdefault(split, []).extend(found)
         roots.setdefault(split, base / _fixed(pattern))
     kind = kind_of(folder, [file for files in splits.values() for file in files])
-    return Layout(kind, splits, roots), config.get("sep", config.get("delimiter"))
+    return Layout(kind, splits, roots), sep
 
 
 def _configs(readme: Path) -> list[dict[str, Any]]:
@@ -115,7 +120,8 @@ def _matching(base: Path, pattern: str) -> list[Path]:
     if (base / pattern).is_file():
         return [base / pattern]
     found = glob.glob(pattern, root_dir=base, recursive=True)
-    return [base / name for name in sorted(found) if (base / name).is_file()]
+    files = [base / name for name in sorted(found) if (base / name).is_file()]
+    return [file for file in files if not is_document(file.name)]
 
 
 def _fixed(pattern: str) -> str:

@@ -34,11 +34,9 @@ _PICTURE_ENDINGS = (
 )
 _DOCUMENTS = re.compile(
     r"(readme|license|licence|notice|citation|changelog|copying)(\.\w+)?"
-    r"|dataset_infos?\.json|thumbs\.db|desktop\.ini",
+    r"|.*\.md|dataset_infos?\.json|thumbs\.db|desktop\.ini",
     re.IGNORECASE,
 )
-"""What lies beside data and is none."""
-
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}")
 """A part of a split as the hub names its files."""
 
@@ -155,6 +153,11 @@ def is_metadata(file: Path) -> bool:
     return file.name.lower() in ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
+def is_document(name: str) -> bool:
+    """Whether a file of this name lies beside data and is none."""
+    return _DOCUMENTS.fullmatch(name) is not None
+
+
 def _kind_of_file(file: Path) -> str:
     if is_metadata(file):
         return "metadata"
@@ -183,12 +186,8 @@ def _walk(folder: str, top: str, above: frozenset[str]) -> Iterator[str]:
             continue
         if entry.is_dir():
             yield from _walk(entry.path, top, above | {true})
-        elif not (_DOCUMENTS.fullmatch(entry.name) or _is_markdown(entry.name)):
+        elif not is_document(entry.name):
             yield entry.path
-
-
-def _is_markdown(name: str) -> bool:
-    return name.lower().endswith(".md")
 
 
 def _first_below(top: Path, file: Path) -> str:

@@ -19,6 +19,7 @@ from scalepet.data.local_files import (
     reason,
     unreadable,
 )
+from scalepet.data.rows import listed
 from scalepet.errors import DataError
 
 MAX_DOCUMENT = 2**30
@@ -30,6 +31,9 @@ ROWS_KEY = "data"
 
 Kind = str | list[Any] | dict[str, Any]
 """Of a value: "null", "bool", "int", "float" or "text"; [kind of the items]; {name: kind}."""
+
+_KIND_OF = {str: "text", bool: "bool"}
+"""Of values that need no second look."""
 
 _WORDS: dict[type, str] = {list: "a list", dict: "fields"}
 
@@ -53,16 +57,17 @@ def read_json(file: Path) -> Iterator[dict[str, Any]]:
         DataError: with the row: no JSON, a name twice, a value that is no object, text that is not
             UTF-8; or the file holds no row.
     """
-    num_rows = 0
+    num_rows, names = 0, list[str]()
     try:
         for found in _values(file):
             if not isinstance(found, dict):
                 raise ValueError(f"{_shown(found)} is no object with fields")
             yield found
-            num_rows += 1
+            num_rows, names = num_rows + 1, [*found]
     except (*CONTENT_ERRORS, RecursionError) as error:
-        reason_and_row = f"row {num_rows}: {_reason(error)}"
-        raise unreadable(str(file), ValueError(reason_and_row)) from None
+        behind = f", behind one with the columns {listed(names)}" if names else ""
+        told = ValueError(f"row {num_rows}{behind}: {_reason(error)}")
+        raise unreadable(str(file), told) from None
     if not num_rows:
         raise unreadable(str(file), ValueError("it holds no row"))
 
@@ -100,12 +105,6 @@ def _document(file: Path) -> Any:
     return _parsed(content.decode("utf-8-sig"))
 
 
-def _parsed(text: str) -> Any:
-    return json.loads(
-        text, parse_float=Number.of, parse_constant=Number.of, object_pairs_hook=_object
-    )
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -113,6 +112,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the field {twice!r} stands twice in one object")
     return found
+
+
+_parsed = json.JSONDecoder(
+    parse_float=Number.of, parse_constant=Number.of, object_pairs_hook=_object
+).decode
 
 
 def _reason(error: BaseException) -> str:
@@ -127,19 +131,25 @@ def _shown(value: Any) -> str:
     return repr(value)[:40]
 
 
-def kinds_of(rows: Iterator[dict[str, Any]], known: dict[str, Any], *, file: Path) -> None:
+def kinds_of(rows: Iterator[dict[str, Any]], known: dict[str, Any], *, file: Path) -> list[str]:
     """Widen ``known``, the kind of each column, by these rows.
+
+    Returns:
+        The columns that the rows have, in the order in which they come.
 
     Raises:
         DataError: a column has texts or numbers in one row and lists or fields in another, too many
             columns, or too many levels; with the row.
     """
+    names: dict[str, None] = {}
     for row, found in enumerate(rows):
+        names.update(dict.fromkeys(found))
         for name, value in found.items():
-            if type(value) is str and known.get(name) == "text":
+            kind = known.get(name, "null")
+            if _KIND_OF.get(type(value)) == kind:
                 continue
             try:
-                known[name] = _widened(known.get(name, "null"), value)
+                known[name] = _widened(kind, value)
             except ValueError as error:
                 raise DataError(
                     f"{str(file)!r}: row {row}: column {name!r} {error}; allowed: values of one"
@@ -149,6 +159,7 @@ def kinds_of(rows: Iterator[dict[str, Any]], known: dict[str, Any], *, file: Pat
             raise DataError(
                 f"{str(file)!r} has more than {MAX_COLUMNS:,} columns, the most allowed"
             )
+    return [*names]
 
 
 def _widened(known: Kind, value: Any, level: int = 0) -> Kind:
@@ -196,6 +207,8 @@ def is_empty(kind: Kind) -> bool:
 
 
 def _scalar(value: Any) -> str:
+    if type(value) is str:
+        return "text"
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "null"
     if isinstance(value, bool):
@@ -210,6 +223,8 @@ def _scalar(value: Any) -> str:
 
 def converted(value: Any, kind: Kind) -> Any:
     """The value as its column holds it; what is missing or empty in a column of texts is None."""
+    if _KIND_OF.get(type(value)) == kind:
+        return value
     if isinstance(kind, list) and isinstance(value, list):
         return [converted(one, kind[0]) for one in value]
     if isinstance(kind, dict) and isinstance(value, Mapping):

@@ -50,25 +50,30 @@ def content_name(files: Sequence[str | Path]) -> str:
     return remembered([os.fspath(file) for file in files], lambda: _digests(files))
 
 
-def remembered(files: Sequence[str], digests: Callable[[], Iterable[bytes]]) -> str:
+def remembered(
+    files: Sequence[str], digests: Callable[[], Iterable[bytes]], *, besides: bytes = b""
+) -> str:
     """The name of what ``digests`` gives, which is not asked for again while the files stay as they
     are.
+
+    Args:
+        besides: what else it depends on.
     """
-    stated, newest = _stated(files)
+    stated, newest = _stated(files, besides)
     memory = cache_folder() / MEMORY
     known = _read(memory)
     if stated not in known:
         found = blake2b(b"".join(digests()), digest_size=16).hexdigest()
-        if time.time_ns() - newest < SETTLED_NS or _stated(files)[0] != stated:
+        if time.time_ns() - newest < SETTLED_NS or _stated(files, besides)[0] != stated:
             return found
         known = {**_read(memory), stated: found}
         _write(memory, dict(list(known.items())[-MAX_REMEMBERED:]))
     return known[stated]
 
 
-def _stated(files: Sequence[str]) -> tuple[str, int]:
+def _stated(files: Sequence[str], besides: bytes) -> tuple[str, int]:
     """The name of what the file system says of the files, and the time of the last change."""
-    seen, newest = blake2b(digest_size=16), 0
+    seen, newest = blake2b(besides, digest_size=16), 0
     for file in files:
         try:
             status = os.stat(file)

@@ -33,11 +33,12 @@ NUM_ROWS = 1000
 
 
 class Reader(Protocol):
-    """All files of a source, whose rows have one schema."""
+    """All files of a source, whose columns are of one type in all of them."""
 
-    schema: Any
+    def schema(self, files: Sequence[Path]) -> Any:
+        """The columns of the rows of these files."""
 
-    def batches(self, file: Path) -> Iterator[Any]:
+    def batches(self, file: Path, schema: Any) -> Iterator[Any]:
         """The rows of one file as Arrow tables of that schema."""
 
 
@@ -87,10 +88,11 @@ def _prepare(folder: Path, kind: str, files: Files, sep: str | None) -> None:
     try:
         unfinished.mkdir(parents=True)
         for place, paths in enumerate(files.values()):
+            schema = reader.schema(paths)
             with (unfinished / f"{place}.arrow").open("wb") as out:
-                with pa.ipc.new_stream(out, reader.schema) as stream:
+                with pa.ipc.new_stream(out, schema) as stream:
                     for path in paths:
-                        for batch in reader.batches(path):
+                        for batch in reader.batches(path, schema):
                             stream.write_table(batch)
                 out.flush()
                 os.fsync(out.fileno())
@@ -119,36 +121,43 @@ class _Csv:
         ]
         if faults:
             raise DataError(faults)
-        self.schema = pa.schema([(name, pa.string()) for name in headers[first]])
+        self._schema = pa.schema([(name, pa.string()) for name in headers[first]])
 
-    def batches(self, file: Path) -> Iterator[Any]:
+    def schema(self, files: Sequence[Path]) -> Any:
+        return self._schema
+
+    def batches(self, file: Path, schema: Any) -> Iterator[Any]:
         rows = read_csv(file, self._sep or separator_of(file))
         for some in _batched(rows):
-            yield _table(file, zip(*some, strict=True), self.schema)
+            yield _table(file, zip(*some, strict=True), schema)
 
 
 class _Json:
-    """The columns that any row has; a row without one has None there."""
+    """The columns that any row of a split has; a row without one has None there."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        import pyarrow as pa
-
         self._kinds: dict[str, Any] = {}
+        self._names: dict[Path, list[str]] = {}
         faults = Faults()
         for file in files:
             with faults.noted():
-                kinds_of(read_json(file), self._kinds, file=file)
+                self._names[file] = kinds_of(read_json(file), self._kinds, file=file)
         if faults:
             raise DataError(faults)
-        self.schema = pa.schema([(name, arrow_type(kind)) for name, kind in self._kinds.items()])
 
-    def batches(self, file: Path) -> Iterator[Any]:
+    def schema(self, files: Sequence[Path]) -> Any:
+        import pyarrow as pa
+
+        names = dict.fromkeys(name for file in files for name in self._names[file])
+        return pa.schema([(name, arrow_type(self._kinds[name])) for name in names])
+
+    def batches(self, file: Path, schema: Any) -> Iterator[Any]:
         for some in _batched(read_json(file)):
             columns = (
-                [converted(row.get(name), kind) for row in some]
-                for name, kind in self._kinds.items()
+                [converted(row.get(name), self._kinds[name]) for row in some]
+                for name in schema.names
             )
-            yield _table(file, columns, self.schema)
+            yield _table(file, columns, schema)
 
 
 class _Parquet:
@@ -171,17 +180,19 @@ class _Parquet:
         if faults:
             raise DataError(faults)
         try:
-            self.schema = pa.unify_schemas([*schemas.values()], promote_options="permissive")
+            self._schema = pa.unify_schemas([*schemas.values()], promote_options="permissive")
         except pa.ArrowException as error:
             raise unreadable(listed([str(file) for file in files]), error) from error
 
-    def batches(self, file: Path) -> Iterator[Any]:
+    def schema(self, files: Sequence[Path]) -> Any:
+        return self._schema
+
+    def batches(self, file: Path, schema: Any) -> Iterator[Any]:
         import pyarrow as pa
 
         try:
             for batch in self._open(file).iter_batches(batch_size=NUM_ROWS):
-                table = pa.Table.from_batches([batch]).select(self.schema.names)
-                yield table.cast(self.schema)
+                yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
         except Exception as error:  # arrow's errors have no common base
             raise unreadable(str(file), error) from error
 
