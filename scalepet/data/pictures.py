@@ -48,6 +48,7 @@ class Pictures:
     label_ids: ClassVar[list[Ids] | None] = None
     num_cut_sources: ClassVar[int] = 0
     num_cut_targets: ClassVar[int] = 0
+    unknown: ClassVar[Mapping[str, tuple[int, int]]] = {}
     is_read_late: ClassVar[bool] = True
 
     picture: Picture

@@ -412,7 +412,7 @@ def _open_run(story: _Story, progress: Progress) -> Trackers:
     counts = learner.counts()
     workplace = story.hold.workplace
     record = describe_run(
-        config, counts=counts, workplace=workplace, warnings=prepared.plan.warnings
+        config, counts=counts, workplace=workplace, warnings=prepared.warnings
     )
     done = prepared.steps_before(progress.experience) + progress.num_steps
     screen.introduce_stream(
