@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os.path
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scalepet.errors import ConfigError, ScalepetError
+from scalepet.paths import expanded
 
 WHAT_A_PATH_IS = (
     "a model name on the hub, a folder with config.json and weights,"
@@ -41,8 +41,8 @@ class Backbone:
 
     @property
     def place(self) -> str:
-        """Where transformers is to look: the path, with ``~`` filled in."""
-        return os.path.expanduser(self.path)
+        """Where transformers is to look: the path, with ``~`` and variables filled in."""
+        return expanded(self.path)
 
 
 @contextlib.contextmanager

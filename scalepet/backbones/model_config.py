@@ -59,7 +59,7 @@ def _check_place(backbone: Backbone) -> None:
     place, shown = Path(backbone.place), f"backbone.path: {backbone.path!r}"
     if place.is_file() and not backbone.random_start:
         raise ConfigError(f"{shown} is a file, which holds no weights; allowed: {WHAT_A_PATH_IS}")
-    looks_local = backbone.path.startswith((".", "/", "~")) or backbone.path.count("/") > 1
+    looks_local = backbone.path.startswith((".", "/", "~", "$")) or backbone.path.count("/") > 1
     if looks_local and not place.exists():
         raise ConfigError(f"{shown} does not exist; allowed: {WHAT_A_PATH_IS}")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from scalepet.errors import DataError
+from scalepet.paths import expanded
 from scalepet.reading import open_file
 
 MAX_LINE = 64 * 2**20
@@ -36,7 +37,7 @@ def files_at(name: str) -> list[Path]:
     """The file of this name; only where there is none the name is a pattern, and this is what it
     matches, sorted, without folders.
     """
-    path = os.path.expanduser(name)
+    path = expanded(name)
     if os.path.lexists(path):
         return [Path(path)]
     found = sorted(glob.glob(path, recursive=True))

@@ -26,6 +26,7 @@ from scalepet.data.splits import Part, choose, parts_of, shared_row_faults, size
 from scalepet.data.tables import load_tables
 from scalepet.data.task import FILE_FORMATS, Source, Task
 from scalepet.errors import ConfigError, DataError, Faults
+from scalepet.paths import expanded
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, DatasetDict
@@ -147,8 +148,8 @@ def missing_files(source: Source) -> list[str]:
         for name in ([names] if isinstance(names, str) else names)
         if not files_at(name)
     ]
-    folder = Path(source.path).expanduser()
-    looks_local = source.path.startswith((".", "/", "~")) or source.path.count("/") > 1
+    folder = Path(expanded(source.path))
+    looks_local = source.path.startswith((".", "/", "~", "$")) or source.path.count("/") > 1
     if source.path not in FILE_FORMATS and folder.is_file():
         faults.append(
             f"task.source.path {source.path!r} is a file; allowed: a local folder, or path"
@@ -163,7 +164,7 @@ def _load_tables(source: Source) -> DatasetDict:
     """All splits, memory-mapped."""
     if source.path in FILE_FORMATS:
         return load_tables(source.path, _file_lists(source))
-    folder = Path(source.path).expanduser()
+    folder = Path(expanded(source.path))
     if not folder.is_dir():
         return _build(source.path, name=source.subset)
     if is_saved(folder):
@@ -258,7 +259,7 @@ def _with_whole_paths(source: Source, tables: DatasetDict, column: str) -> Datas
     from datasets import DatasetDict
 
     files = _file_lists(source) if source.path in FILE_FORMATS else {}
-    own = Path(source.path).expanduser()
+    own = Path(expanded(source.path))
     folders = {
         name: sorted({file.parent for file in files.get(name, [])}) or [own] for name in tables
     }
