@@ -30,20 +30,28 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_LFS = b"version https://git-lfs.github.com/spec/"
 _KERNEL = ("/proc", "/sys")
 """What lies there looks like a file and is a process, a device or a secret."""
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path, *, folder: int | None = None) -> BinaryIO:
     """A regular file, opened to be read; links are followed.
+
+    Args:
+        folder: the descriptor of the one that the path starts from; None: the current one.
 
     Raises:
         OSError: it cannot be opened, or is a folder, a fifo, a socket, a device or a part of
-            /proc or /sys: nothing waits for another process here.
+            /proc or /sys (nothing waits for another process here), or stands for a file that Git
+            LFS has not fetched.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         _check_kind(os.fstat(descriptor), path)
+        if os.pread(descriptor, len(_LFS), 0) == _LFS:
+            words = "it is a pointer of Git LFS, for which git lfs pull fetches the file"
+            raise OSError(errno.EINVAL, words, str(path))
     except OSError:
         os.close(descriptor)
         raise
@@ -52,7 +60,7 @@ def open_file(path: str | Path) -> BinaryIO:
 
 def check_file(path: str | Path) -> None:
     """Raises OSError as ``open_file``; for a library that opens the file by its name."""
-    _check_kind(os.stat(path), path)
+    open_file(path).close()
 
 
 def read_bytes(path: str | Path, *, max_bytes: int = MAX_RECORD_BYTES) -> bytes:

@@ -86,6 +86,7 @@ def _read_json(path: Path, *, asked: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(
             f"deepspeed: {asked!r} is neither a file nor one of {', '.join(shipped_names())}"
+            f" ({error.strerror})"
         ) from error
     except ValueError as error:
         raise ConfigError(f"deepspeed: {path} is no JSON: {error}") from error
