@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os.path
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from scalepet.errors import ConfigError, ScalepetError
+from scalepet.paths import expanded
+from scalepet.reading import check_file
 
 WHAT_A_PATH_IS = (
     "a model name on the hub, a folder with config.json and weights,"
@@ -41,8 +44,33 @@ class Backbone:
 
     @property
     def place(self) -> str:
-        """Where transformers is to look: the path, with ``~`` filled in."""
-        return os.path.expanduser(self.path)
+        """Where transformers is to look: the path, with ``~`` and variables filled in."""
+        return expanded(self.path)
+
+
+_READ_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+"""What transformers opens by its name, beside the weights."""
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+"""Of these only those that are read have to be whole, which shows when they are."""
+
+
+def check_files(place: str, shown: str) -> None:
+    """Raises ConfigError where what a local folder holds, or the file that ``place`` is, is no file
+    that can be read; ``shown`` begins the message.
+    """
+    path = Path(place)
+    files = [file for pattern in _READ_FILES for file in path.glob(pattern)] or [path]
+    odd = [file for pattern in _WEIGHTS for file in path.glob(pattern) if not file.is_file()]
+    for file in (*files, *odd):
+        if not os.path.lexists(file) or file.is_dir():
+            continue
+        try:
+            check_file(file)
+        except OSError as error:
+            raise ConfigError(
+                f"{shown}: {file.name} cannot be read: {error.strerror}; allowed: whole files"
+            ) from error
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers.utils import cached_file
 
 from scalepet.backbones.backbone import Backbone, in_plain_words
 from scalepet.errors import ConfigError
+from scalepet.reading import check_file, parse_json, read_text
 
 _WEIGHTS = (
     "model.safetensors",
@@ -35,6 +35,9 @@ def weight_files(backbone: Backbone, *, fetch: bool) -> list[Path]:
 
     Returns:
         One file, or all shards; nothing where no weights are found.
+
+    Raises:
+        ConfigError: an index names shards that are not there.
     """
     for name in _WEIGHTS:
         found = _find(backbone, name, fetch=fetch)
@@ -42,8 +45,16 @@ def weight_files(backbone: Backbone, *, fetch: bool) -> list[Path]:
             continue
         if found.suffix != ".json":
             return [found]
-        shards = [_find(backbone, name, fetch=fetch) for name in _shard_names(backbone, found)]
+        names = _shard_names(backbone, found)
+        shards = [_find(backbone, name, fetch=fetch) for name in names]
         here = [shard for shard in shards if shard is not None]
+        if len(here) < len(shards) and (fetch or found.parent == Path(backbone.place)):
+            gone = [name for name, shard in zip(names, shards, strict=True) if shard is None]
+            raise ConfigError(
+                f"backbone.path: {backbone.path!r} has no weights {', '.join(gone[:_NUM_SHOWN])}"
+                f" ({len(gone)} of {len(names)} files), which {found.name} names; allowed: all of"
+                " its files"
+            )
         return here if len(here) == len(shards) else []
     return []
 
@@ -54,7 +65,7 @@ def _shard_names(backbone: Backbone, index: Path) -> list[str]:
         ConfigError: it is no index, or names what does not lie beside it.
     """
     with in_plain_words(backbone):
-        names = sorted({*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+        names = sorted({*parse_json(read_text(index))["weight_map"].values()})
         outside = [name for name in names if name == ".." or Path(name).name != name]
         if outside:
             raise ValueError(f"{index.name} names {outside[0]!r}, which does not lie beside it")
@@ -93,6 +104,7 @@ def has_own_head(backbone: Backbone, config: Any) -> bool:
 
 def _read_tensor(files: Sequence[Path], name: str) -> Tensor | None:
     for file in files:
+        check_file(file)
         with safe_open(file, framework="pt") as tensors:
             if name in tensors.keys():  # noqa: SIM118 (the handle is no mapping)
                 return tensors.get_tensor(name)

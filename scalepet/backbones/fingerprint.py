@@ -12,6 +12,7 @@ from scalepet.backbones.backbone import WHAT_A_PATH_IS, Backbone
 from scalepet.backbones.checkpoint import weight_files
 from scalepet.backbones.model_config import DROPOUT_FIELDS
 from scalepet.errors import ConfigError
+from scalepet.reading import check_file
 
 _EDGE_BYTES = 2**20
 _NUM_SAMPLES = 64
@@ -69,6 +70,10 @@ def _samples(backbone: Backbone) -> Iterator[bytes]:
 
 
 def _samples_of(path: Path) -> Iterator[bytes]:
+    try:
+        check_file(path)
+    except OSError as error:
+        raise ConfigError(f"backbone.path: {path} cannot be read: {error.strerror}") from error
     size = path.stat().st_size
     yield size.to_bytes(8, "little")
     with path.open("rb") as file:

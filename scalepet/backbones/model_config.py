@@ -7,7 +7,7 @@ from typing import Any
 
 import transformers
 
-from scalepet.backbones.backbone import WHAT_A_PATH_IS, Backbone, in_plain_words
+from scalepet.backbones.backbone import WHAT_A_PATH_IS, Backbone, check_files, in_plain_words
 from scalepet.backbones.checkpoint import has_own_head
 from scalepet.backbones.families import FAMILIES, Family
 from scalepet.errors import ConfigError
@@ -59,7 +59,8 @@ def _check_place(backbone: Backbone) -> None:
     place, shown = Path(backbone.place), f"backbone.path: {backbone.path!r}"
     if place.is_file() and not backbone.random_start:
         raise ConfigError(f"{shown} is a file, which holds no weights; allowed: {WHAT_A_PATH_IS}")
-    looks_local = backbone.path.startswith((".", "/", "~")) or backbone.path.count("/") > 1
+    check_files(backbone.place, shown)
+    looks_local = backbone.path.startswith((".", "/", "~", "$")) or backbone.path.count("/") > 1
     if looks_local and not place.exists():
         raise ConfigError(f"{shown} does not exist; allowed: {WHAT_A_PATH_IS}")
 

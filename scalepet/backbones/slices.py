@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scalepet.errors import ConfigError
+from scalepet.reading import open_file, parse_json
 
 _DTYPES = {
     "F64": torch.float64,
@@ -101,12 +101,12 @@ def _read_into(descriptor: int, data: bytearray) -> int:
 
 def _places_in(file: Path) -> dict[str, _Place]:
     """safetensors: 8 bytes of length, a JSON header, then the numbers."""
-    with file.open("rb") as opened:
+    with open_file(file) as opened:
         length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
         size = file.stat().st_size
         if length > size:
             raise ValueError(f"its header of {length:,} bytes is longer than the file")
-        header = json.loads(opened.read(length))
+        header = parse_json(opened.read(length))
     header.pop("__metadata__", None)
     places = {}
     for name, entry in header.items():

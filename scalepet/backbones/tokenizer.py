@@ -9,7 +9,7 @@ from typing import Any
 
 import transformers
 
-from scalepet.backbones.backbone import Backbone, reason
+from scalepet.backbones.backbone import Backbone, check_files, reason
 from scalepet.errors import ConfigError
 
 _ALLOWED = "allowed: a hub name or a folder with tokenizer.json, spiece.model or vocab.txt"
@@ -31,6 +31,7 @@ def load_tokenizer(
             no padding token.
     """
     place = Backbone(path).place if path else _beside(backbone)
+    check_files(place, f"backbone.tokenizer: {place!r}")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             place, revision=None if path else backbone.revision, trust_remote_code=False

@@ -13,6 +13,7 @@ from scalepet.config.faults import did_you_mean, dotted, faults_of, wrong_value
 from scalepet.config.fields import Trail, fields_of, walk
 from scalepet.config.models import DEFAULT_METHOD, Config, RunConfig, StreamConfig
 from scalepet.config.options import options_model, same_as
+from scalepet.config.paths import unset_faults
 from scalepet.config.slips import slips
 from scalepet.config.stream import stream_faults
 from scalepet.config.words import shown
@@ -70,6 +71,7 @@ def check_all(content: Any, kind: type[Config]) -> tuple[Config | None, list[str
     unreadable = {**slipped, **unreadable}
     faults = [
         *misnamed,
+        *unset_faults(content),
         *(fault for trail, fault in unreadable.items() if trail[0] != "method"),
         *_all_method_faults(content.get("method", {})),
     ]

@@ -14,6 +14,7 @@ from scalepet.config.words import listed
 from scalepet.data import TASKS, StreamSpec, Task
 from scalepet.engine import Precision, Schedule
 from scalepet.lae import Vote, alpha_of_travel
+from scalepet.paths import expanded
 from scalepet.pet import METHODS
 from scalepet.tracking import WandbMode
 
@@ -165,7 +166,7 @@ class Setup(Section):
     def _is_a_folder(cls, output: Any) -> Any:
         if output == "":  # which pathlib takes for the current folder
             raise ValueError("it is empty")
-        return output
+        return expanded(output) if isinstance(output, str) else output
 
 
 class RunConfig(Setup):

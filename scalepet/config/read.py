@@ -10,6 +10,7 @@ from scalepet.config.check import check_all
 from scalepet.config.loader import parse_yaml
 from scalepet.config.models import Config, RunConfig, StreamConfig
 from scalepet.errors import ConfigError
+from scalepet.reading import read_text
 
 Content = dict[str, Any]
 
@@ -59,7 +60,7 @@ def read_overrides(overrides: Sequence[str]) -> Content:
 
 def _read_file(path: Path) -> Content:
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path))
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}); allowed: a YAML file"

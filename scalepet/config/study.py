@@ -13,6 +13,7 @@ from pydantic import Field
 
 from scalepet.config.fields import fields_of
 from scalepet.config.models import DEFAULT_METHOD, Count, Positive, Section, Seed, Text
+from scalepet.paths import expanded
 from scalepet.pet import METHODS
 
 RUNS = "runs"
@@ -158,7 +159,7 @@ class StudyConfig(Section):
     def _is_a_folder(cls, output: Any) -> Any:
         if output == "":  # which pathlib takes for the current folder
             raise ValueError("it is empty")
-        return output
+        return expanded(output) if isinstance(output, str) else output
 
     @property
     def name(self) -> str:

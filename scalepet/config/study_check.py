@@ -13,6 +13,7 @@ from scalepet.config.check import check_config
 from scalepet.config.faults import faults_of
 from scalepet.config.models import RunConfig
 from scalepet.config.options import method_options
+from scalepet.config.paths import unset_faults
 from scalepet.config.read import read_content
 from scalepet.config.study import GridCell, StudyConfig, StudyMethod, name_of, takes_budget
 from scalepet.config.words import shown
@@ -60,7 +61,7 @@ def check_study(content: Mapping[str, Any]) -> StudyConfig:
 
 def _readable(content: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]:
     """The study, where all of its fields can be read."""
-    faults: list[str] = []
+    faults = [*unset_faults({"output": content.get("output")})]
     methods = content.get("methods")
     if isinstance(methods, Mapping):
         for name, section in methods.items():

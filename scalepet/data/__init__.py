@@ -6,7 +6,7 @@ numpy only; torch and datasets follow where they are used.
 
 from scalepet.data.batch import FILLER, Batch, Epoch
 from scalepet.data.benchmarks import STREAMS, Benchmark
-from scalepet.data.encode import Tokenizer, encode, encode_label_words
+from scalepet.data.encode import Tokenizer, encode, encode_label_words, unknown_words
 from scalepet.data.encoded import Encoded
 from scalepet.data.examples import Examples
 from scalepet.data.forms import IGNORED, WORD_FORMS, Form
@@ -71,4 +71,5 @@ __all__ = [
     "missing_files",
     "rows_of",
     "score",
+    "unknown_words",
 ]

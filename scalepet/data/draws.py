@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, cast
@@ -58,4 +59,9 @@ def at(rows: Rows, numbers: RowNumbers) -> Rows:
 
 
 def _is_blank(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    """Whether there is nothing in it: null, NaN, white space, or a list or fields of such."""
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, (list, dict)):
+        return all(map(_is_blank, value.values() if isinstance(value, dict) else value))
+    return value is None or (isinstance(value, float) and math.isnan(value))

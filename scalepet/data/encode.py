@@ -20,6 +20,7 @@ from scalepet.errors import ConfigError, DataError
 
 NUM_TEXTS_TOKENIZED = 1000
 NUM_CHARS_SHOWN = 60
+MAX_TEMPLATE = 100_000
 TEXT = "text that is not blank, or numbers"
 
 
@@ -96,7 +97,43 @@ def _encode_texts(
         label_ids=label_ids,
         num_cut_sources=num_cut,
         num_cut_targets=num_cut_targets,
+        unknown={
+            what: found
+            for what, ids in (
+                ("templates", _template_ids(task, tokenizer)),
+                ("texts", input_ids),
+                ("label words", label_ids or []),
+                ("targets", targets if form not in CLASS_FORMS else []),
+            )
+            if (found := (_num_unknown(tokenizer, ids), len(ids)))[0]
+        },
     )
+
+
+def unknown_words(rows: Examples, split: str) -> list[str]:
+    """What the tokenizer does not know of a split, each in a line; nothing where it knows all."""
+    return [
+        f"{split}: {count:,} of {total:,} {what} have unknown tokens, which the backbone can"
+        " neither tell apart nor write"
+        for what, (count, total) in rows.unknown.items()
+    ]
+
+
+def _template_ids(task: Task, tokenizer: Tokenizer) -> list[Ids]:
+    """The tokens of what stands in the template itself."""
+    literal = "".join(text for text, _ in parse_template(task.template))
+    return _tokenize(tokenizer, [literal], max_length=MAX_TEMPLATE)[0] if literal.strip() else []
+
+
+def _num_unknown(tokenizer: Tokenizer, texts: Sequence[Ids]) -> int:
+    """Texts with an unknown token; none where that token stands for something else as well, as the
+    end in GPT-2, whose tokenizer knows every byte.
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    others = (tokenizer.eos_token_id, getattr(tokenizer, "bos_token_id", None))
+    if unknown is None or unknown in others:
+        return 0
+    return sum(bool((ids == unknown).any()) for ids in texts)
 
 
 def _check(task: Task, form: Form) -> None:
@@ -117,10 +154,17 @@ def _read_sources(task: Task, rows: Rows, bad: BadRows) -> list[str]:
         for column, value in zip(columns, values, strict=True):
             text = value_text(value)
             if text is None:
-                bad.add(row, column=column, value=value, allowed=TEXT)
+                bad.add(row, column=column, value=value, allowed=_allowed(column, value))
             texts[column] = text or ""
         sources.append(render(pieces, texts))
     return sources
+
+
+def _allowed(column: str, value: object) -> str:
+    """What may stand in a column of texts instead of this."""
+    if isinstance(value, dict) and value:
+        return f"{TEXT}; its fields are {', '.join(f'{{{column}.{name}}}' for name in value)}"
+    return TEXT
 
 
 def _read_answers(task: Task, rows: Rows, bad: BadRows) -> list[Reference]:

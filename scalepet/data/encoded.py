@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from typing import ClassVar
@@ -31,6 +31,7 @@ class Encoded:
             "label_words" and "choice" only.
         num_cut_sources: rows cut to ``max_source_length``.
         num_cut_targets: rows whose target was cut to ``max_target_length``.
+        unknown: what -> how many have a token that the tokenizer does not know, and of how many.
     """
 
     is_read_late: ClassVar[bool] = False
@@ -43,6 +44,7 @@ class Encoded:
     label_ids: list[Ids] | None = None
     num_cut_sources: int = 0
     num_cut_targets: int = 0
+    unknown: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:

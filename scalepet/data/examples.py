@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from scalepet.data.batch import Batch, Epoch
@@ -48,6 +48,10 @@ class Examples(Protocol):
     @property
     def num_cut_targets(self) -> int:
         """Rows that lost a part of their target."""
+
+    @property
+    def unknown(self) -> Mapping[str, tuple[int, int]]:
+        """What -> how many have a token that the tokenizer does not know, and of how many."""
 
     @property
     def is_read_late(self) -> bool:

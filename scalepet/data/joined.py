@@ -39,12 +39,22 @@ def joined(parts: Sequence[Examples], classes: Sequence[Sequence[int]]) -> Encod
         references=[reference for part in texts for reference in part.references],
         label_ids=_label_ids(texts, classes),
         num_cut_sources=sum(part.num_cut_sources for part in texts),
+        unknown=_unknown(texts),
     )
 
 
 def _classes(part: Encoded) -> Any:
     assert part.classes is not None, "rows with labels"
     return part.classes
+
+
+def _unknown(parts: Sequence[Encoded]) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for part in parts:
+        for what, (count, total) in part.unknown.items():
+            before = found.get(what, (0, 0))
+            found[what] = (before[0] + count, before[1] + total)
+    return found
 
 
 def _label_ids(parts: Sequence[Encoded], classes: Sequence[Sequence[int]]) -> Any:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scalepet.data.rows import BadRows, Rows, class_names, listed, read_rows
 from scalepet.data.task import Task
 from scalepet.errors import DataError
 
+CLASSES = "text or whole numbers, or true and false: answers are classes here, not measures"
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+WHOLE = re.compile(r"([-+]?\d+)\.0*")
+"""A whole number in a table of texts that was stored as a number with fractions."""
+
 
 def discover_labels(rows: Rows, column: str) -> tuple[str, ...]:
     """Class names in class order, for a task that does not give its labels.
 
     Those of the ClassLabel type where the column has one; else the distinct values of these rows
-    (the train split), strings in code point order, whole numbers in their own.
+    (the train split), strings in code point order, whole numbers in their own, false before true.
 
     Raises:
-        DataError: the column is missing, a value is neither text nor a whole number, text and
+        DataError: the column is missing, a value is no text, truth value or whole number, text and
             numbers are mixed, or there are fewer than two classes.
     """
     names = class_names(rows, column)
@@ -25,17 +31,35 @@ def discover_labels(rows: Rows, column: str) -> tuple[str, ...]:
         return tuple(names)
     found: set[Any] = set()
     bad = BadRows()
+    measures = any(_has_fraction(value) for (value,) in read_rows(rows, [column]))
     for row, (value,) in enumerate(read_rows(rows, [column])):
-        if label_text(value) is None or isinstance(value, bool):
-            bad.add(row, column=column, value=value, allowed="text or whole numbers")
+        if label_text(value) is None or (measures and isinstance(value, float)):
+            bad.add(row, column=column, value=value, allowed=CLASSES)
         else:
-            found.add(value)
+            found.add(int(value) if isinstance(value, float) else value)
     bad.refuse(num_rows=len(rows))
     if len({type(value) for value in found}) > 1:
         raise DataError(f"column {column!r} mixes text and numbers; allowed: one of them")
+    _check_no_measures(column, found)
     if len(found) < 2:
         raise DataError(f"column {column!r} has the classes {sorted(found)}; allowed: two or more")
-    return tuple(str(value) for value in sorted(found))
+    return tuple(str(label_text(value)) for value in sorted(found))
+
+
+def _has_fraction(value: object) -> bool:
+    return isinstance(value, float) and not value.is_integer()
+
+
+def _check_no_measures(column: str, found: Collection[Any]) -> None:
+    """Raises DataError where texts are numbers with fractions, which measure and do not name."""
+    texts = [value for value in found if isinstance(value, str)]
+    if texts and all(map(NUMBER.fullmatch, texts)):
+        measures = [text for text in texts if not float(text).is_integer()]
+        if measures:
+            raise DataError(
+                f"column {column!r} holds numbers that are not whole, such as {measures[0]!r};"
+                f" allowed: {CLASSES}; or task.labels, where they are names"
+            )
 
 
 def class_table(task: Task, names: Sequence[str] | None = None) -> dict[str, int]:
@@ -68,12 +92,20 @@ def read_classes(task: Task, rows: Rows, bad: BadRows) -> list[int]:
     allowed = listed(list(table))
     classes = []
     for row, (value,) in enumerate(read_rows(rows, [task.target])):
-        index = table.get(label_text(value) or "")
+        index = _class_of(value, table)
         if index is None:
             bad.add(row, column=task.target, value=value, allowed=allowed)
         else:
             classes.append(index)
     return classes
+
+
+def _class_of(value: object, table: Mapping[str, int]) -> int | None:
+    text = label_text(value) or ""
+    whole = WHOLE.fullmatch(text)
+    if text in table or whole is None:
+        return table.get(text)
+    return table.get(whole[1])
 
 
 def check_classes(task: Task, rows: Rows) -> None:
@@ -84,11 +116,15 @@ def check_classes(task: Task, rows: Rows) -> None:
 
 
 def label_text(value: object) -> str | None:
-    """What a raw label is compared by: text as it is, whole numbers in decimals, else None."""
+    """What a raw label is compared by: text as it is, truth values as true and false, whole numbers
+    in decimals, also where they are stored as 1.0; else None.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return value or None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return str(value) if isinstance(value, int) else None
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from scalepet.errors import CheckpointError
 from scalepet.files import replace_file
+from scalepet.reading import read_text
 
 MATRIX_FILE = "matrix.json"
 ONLINE = "online"
@@ -208,7 +209,7 @@ class Results:
         """
         path = folder / MATRIX_FILE
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_text(path, errors="replace")
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         return cls.from_json(text, where=str(path))

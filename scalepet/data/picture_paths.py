@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +28,11 @@ def with_whole_paths(table: Dataset, column: str, folders: Sequence[Path]) -> Da
         return table
     folder, bad, paths = folders[0], BadRows(), []
     for row, path in enumerate(table[column]):
-        if path is not None and "://" not in path:
-            local = Path(path).expanduser()
-            if len(folders) > 1 and not local.is_absolute():
+        if path is not None:
+            local = os.path.expanduser(path)
+            if len(folders) > 1 and not os.path.isabs(local):
                 bad.add(row, column=column, value=path, allowed=_ALLOWED)
-            path = str(folder / local)
+            path = os.path.join(folder, local)
         paths.append(path)
     bad.refuse(num_rows=len(table))
     # Added before the old ones go, since a table without a column has no rows.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import cache, cached_property
 from hashlib import blake2b
+from io import BytesIO
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from scalepet.data.batch import FILLER, Batch, Epoch
 from scalepet.data.forms import IGNORED, Form, Ids, RowNumbers
+from scalepet.data.known import content_name, remembered
 from scalepet.data.labels import read_classes
 from scalepet.data.metrics import Reference
 from scalepet.data.picture import NUM_CHANNELS, Picture
@@ -22,6 +24,7 @@ from scalepet.data.rows import BadRows, Rows
 from scalepet.data.task import Task
 from scalepet.data.views import draw, view
 from scalepet.errors import DataError
+from scalepet.reading import open_file
 
 MAX_NUM_THREADS = 8
 """That decode the pictures of one batch; ranks of one machine share its cores."""
@@ -45,6 +48,7 @@ class Pictures:
     label_ids: ClassVar[list[Ids] | None] = None
     num_cut_sources: ClassVar[int] = 0
     num_cut_targets: ClassVar[int] = 0
+    unknown: ClassVar[Mapping[str, tuple[int, int]]] = {}
     is_read_late: ClassVar[bool] = True
 
     picture: Picture
@@ -71,14 +75,34 @@ class Pictures:
     @cached_property
     def fingerprint(self) -> str:
         """32 hex digits of BLAKE2b over how pictures become numbers and, in row order, their
-        classes, the last two parts of their paths and the sizes of their bytes. No picture is
-        read: a file that is changed in its place goes unnoticed.
+        classes, the last two parts of their paths and what their files or their bytes hold; files
+        that stay as they are are read for it once.
+
+        Raises:
+            DataError: a file cannot be read.
         """
         paths, sizes = _outlines(self.files, self.column)
         classes = [] if self.classes is None else self.classes.tolist()
         names = ["/".join((path or "").split(os.sep)[-2:]) for path in paths]
-        known = (astuple(self.picture), classes, names, sizes)
+        own = [path for path, size in zip(paths, sizes, strict=True) if size is None]
+        contents = (content_name([path for path in own if path]), self._name_of_bytes(sizes))
+        known = (astuple(self.picture), classes, names, sizes, contents)
         return blake2b(repr(known).encode(), digest_size=16).hexdigest()
+
+    def _name_of_bytes(self, sizes: Sequence[int | None]) -> str | None:
+        """Of the pictures that lie in the table itself, read once for each state of its files."""
+        if not any(sizes):
+            return None
+        rows = blake2b(repr(_row_numbers(self.files)).encode(), digest_size=16).digest()
+        tables = [file["filename"] for file in self.files.cache_files]
+        if not tables:
+            return blake2b(b"".join(self._digests()), digest_size=16).hexdigest()
+        return remembered(tables, self._digests, besides=rows + self.column.encode())
+
+    def _digests(self) -> Iterator[bytes]:
+        for file in self.files:
+            content = file[self.column]["bytes"] or b""
+            yield blake2b(content, digest_size=16).digest()
 
     def batch(
         self,
@@ -186,7 +210,7 @@ def _check_files(files: Any, column: str, bad: BadRows) -> None:
     for row, (path, size) in enumerate(zip(paths, sizes, strict=True)):
         if path is None and size is None:
             bad.add(row, column=column, value=None, allowed=_PICTURES)
-        elif size is None and path is not None and "://" not in path:
+        elif size is None and path is not None:
             folder, name = os.path.split(path)
             if name not in names_in(folder):
                 bad.add(row, column=column, value=path, allowed="files that exist")
@@ -210,11 +234,26 @@ def _outlines(files: Any, column: str) -> tuple[list[str | None], list[int | Non
     return paths, sizes
 
 
-def _decode(file: Mapping[str, Any]) -> Any:
-    """The picture as it is to be looked at: turned as its EXIF says, the first of several."""
-    from datasets import Image
+def _row_numbers(files: Any) -> list[int] | int:
+    """Those of a selection; of a whole table how many it has."""
+    chosen = files._indices
+    return len(files) if chosen is None else chosen.column(0).to_pylist()
 
-    return Image().decode_example(dict(file))
+
+def _decode(file: Mapping[str, Any]) -> Any:
+    """The picture as it is to be looked at: turned as its EXIF says, the first of several. A path
+    is the name of a file, whatever it looks like.
+    """
+    import PIL.Image
+    import PIL.ImageOps
+
+    content = file["bytes"]
+    with open_file(file["path"]) if content is None else BytesIO(content) as opened:
+        image: PIL.Image.Image = PIL.Image.open(opened)
+        image.load()
+    if image.getexif().get(PIL.Image.ExifTags.Base.Orientation) is not None:
+        image = PIL.ImageOps.exif_transpose(image)
+    return image
 
 
 def _fault(column: str, row: int, file: Mapping[str, Any], error: Exception) -> str:

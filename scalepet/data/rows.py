@@ -46,7 +46,8 @@ def read_rows(rows: Rows, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         DataError: as ``check_columns``, or a text that is not UTF-8.
     """
     check_columns(rows, columns)
-    chosen = rows.select_columns(list(dict.fromkeys(columns)))
+    trails = [trail_of(rows, column) or (column,) for column in columns]
+    chosen = rows.select_columns(list(dict.fromkeys(first for first, *_ in trails)))
     for start in range(0, len(chosen), NUM_ROWS_READ):
         end = min(start + NUM_ROWS_READ, len(chosen))
         try:
@@ -56,7 +57,47 @@ def read_rows(rows: Rows, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
                 f"columns {listed(columns)}: rows {start} to {end - 1} cannot be read: {error};"
                 " allowed: texts in UTF-8"
             ) from error
-        yield from zip(*(part[column] for column in columns), strict=True)
+        yield from zip(*(_at_end(part[first], inner) for first, *inner in trails), strict=True)
+
+
+def trail_of(rows: Rows, column: str) -> tuple[str, ...] | None:
+    """The names that lead to a column: "translation.en" is the field en of the column translation,
+    where there is no column of the whole name. None where there is no such column.
+    """
+    if column in rows.column_names:
+        return (column,)
+    first, *inner = column.split(".")
+    while inner and first not in rows.column_names:
+        first, inner = f"{first}.{inner[0]}", inner[1:]
+    if not inner:
+        return None
+    feature = rows.features[first]
+    for name in inner:
+        fields = _fields_of(feature)
+        if name not in fields:
+            return None
+        feature = fields[name]
+    return (first, *inner)
+
+
+def _fields_of(feature: Any) -> Mapping[str, Any]:
+    """The fields of a type; of a list those of its items."""
+    while not isinstance(feature, Mapping) and hasattr(feature, "feature"):
+        feature = feature.feature
+    return feature if isinstance(feature, Mapping) else {}
+
+
+def _at_end(values: Sequence[Any], trail: Sequence[str]) -> Sequence[Any]:
+    for name in trail:
+        values = [_field(value, name) for value in values]
+    return values
+
+
+def _field(value: Any, name: str) -> Any:
+    """The field of an object, or of each object of a list."""
+    if isinstance(value, list):
+        return [_field(one, name) for one in value]
+    return value.get(name) if isinstance(value, Mapping) else None
 
 
 def check_columns(rows: Rows, columns: Sequence[str]) -> None:
@@ -65,16 +106,23 @@ def check_columns(rows: Rows, columns: Sequence[str]) -> None:
     Raises:
         DataError: columns that are missing, all of them, with those that exist.
     """
-    exist = rows.column_names
-    missing = [column for column in dict.fromkeys(columns) if column not in exist]
+    missing = [column for column in dict.fromkeys(columns) if trail_of(rows, column) is None]
     if missing:
-        allowed = ", ".join(exist)
+        allowed = ", ".join(
+            name
+            for column in rows.column_names
+            for name in [f"{column}.{field}" for field in _fields_of(rows.features.get(column))]
+            or [column]
+        )
         raise DataError([f"column {column!r} is missing; columns: {allowed}" for column in missing])
 
 
 def class_names(rows: Rows, column: str) -> list[str] | None:
     """The class names of a ClassLabel column, whose raw values count them; else None."""
-    names = getattr(rows.features.get(column), "names", None)
+    feature: Any = rows.features
+    for name in trail_of(rows, column) or (column,):
+        feature = _fields_of(feature).get(name)
+    names = getattr(feature, "names", None)
     return None if names is None else list(names)
 
 

@@ -1,12 +1,13 @@
-"""Rows from the hub, from files and from folders; the only importer of datasets.
+"""Rows from the hub, from files and from folders.
 
-Remote code never runs: datasets has no loading scripts any more, and nothing here turns on more.
-datasets and pandas are imported inside the functions, because they take a second.
+Local files are read by scalepet itself, so that a name is a name, a text is a text and nothing of a
+folder is passed over; datasets fetches what is on the hub, and holds all tables. It is imported
+inside the functions, because it takes a second. Remote code never runs: datasets has no loading
+scripts any more, and nothing here turns on more.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from scalepet.data.draws import at
+from scalepet.data.folder_configs import described_layout
+from scalepet.data.folders import PICTURES, layout_of
+from scalepet.data.local_files import files_at, reason, unreadable
+from scalepet.data.picture_folders import load_pictures
 from scalepet.data.picture_paths import with_whole_paths
 from scalepet.data.rows import Rows, check_columns, listed
+from scalepet.data.saved import is_saved, load_saved
 from scalepet.data.splits import Part, choose, parts_of, shared_row_faults, sizes_in_words
+from scalepet.data.tables import load_tables
 from scalepet.data.task import FILE_FORMATS, Source, Task
 from scalepet.errors import ConfigError, DataError, Faults
+from scalepet.paths import expanded
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, DatasetDict
-
-Files = Mapping[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ def load_split(
 ) -> Rows:
     """The rows of our split "train", "eval" or "test".
 
-    Columns of csv files are text, as it stands in the file; an empty field is None.
+    Columns of csv files are text, as it stands in the file; an empty field is None. Those of JSON
+    files are as ``data.json_rows`` says.
 
     Args:
         pictures: the column of pictures. Where it holds paths, they are relative to the folder of
@@ -139,113 +146,74 @@ def missing_files(source: Source) -> list[str]:
         f"task.source.files.{split} {name!r} does not exist; allowed: local {source.path} files"
         for split, names in (source.files or {}).items()
         for name in ([names] if isinstance(names, str) else names)
-        if not _matches(name)
+        if not files_at(name)
     ]
-    looks_local = source.path.startswith((".", "/", "~")) or source.path.count("/") > 1
-    if looks_local and not Path(source.path).expanduser().is_dir():
+    folder = Path(expanded(source.path))
+    looks_local = source.path.startswith((".", "/", "~", "$")) or source.path.count("/") > 1
+    if source.path not in FILE_FORMATS and folder.is_file():
+        faults.append(
+            f"task.source.path {source.path!r} is a file; allowed: a local folder, or path"
+            f" {', '.join(FILE_FORMATS)} with task.source.files"
+        )
+    elif looks_local and not folder.is_dir():
         faults.append(f"task.source.path {source.path!r} does not exist; allowed: a local folder")
     return faults
-
-
-def _matches(name: str) -> list[str]:
-    return sorted(glob.glob(str(Path(name).expanduser()), recursive=True))
 
 
 def _load_tables(source: Source) -> DatasetDict:
     """All splits, memory-mapped."""
     if source.path in FILE_FORMATS:
-        return _load_files(source.path, _file_lists(source), sep=",")
-    folder = Path(source.path).expanduser()
+        return load_tables(source.path, _file_lists(source))
+    folder = Path(expanded(source.path))
     if not folder.is_dir():
         return _build(source.path, name=source.subset)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return _load_saved(source)
-    config = _builder(str(folder), name=source.subset).config
-    sep = getattr(config, "sep", None)
-    if sep is None:
-        return _build(str(folder), name=source.subset)
-    files = {
-        str(split): [str(file) for file in names] for split, names in config.data_files.items()
-    }
-    return _load_files("csv", files, sep=sep)
+    if is_saved(folder):
+        if source.subset is not None:
+            raise ConfigError(
+                f"task.source.subset is {source.subset!r}, but {source.path!r} was made by "
+                "save_to_disk; allowed: no subset"
+            )
+        return load_saved(folder)
+    return _load_folder(source, folder)
 
 
-def _file_lists(source: Source) -> Files:
+def _load_folder(source: Source, folder: Path) -> DatasetDict:
+    scripts = [path.name for path in sorted(folder.glob("*.py"))]
+    if scripts:
+        raise ConfigError(
+            f"task.source.path {source.path!r} brings code of its own ({listed(scripts)}), which is"
+            " never run; allowed: a folder with nothing but data"
+        )
+    described = described_layout(folder, source.subset)
+    if described is None and source.subset is not None:
+        raise ConfigError(
+            f"task.source.path {source.path!r} with subset {source.subset!r} cannot be opened: its"
+            " README.md describes no configurations; allowed: no subset"
+        )
+    layout, sep = described or (layout_of(folder), None)
+    if layout.kind == PICTURES:
+        return load_pictures(layout)
+    kind = "csv" if layout.kind == "tsv" else layout.kind
+    return load_tables(kind, layout.splits, sep=sep)
+
+
+def _file_lists(source: Source) -> dict[str, list[Path]]:
     return {
         split: [
             file
             for name in ([names] if isinstance(names, str) else names)
-            for file in _matches(name)
+            for file in files_at(name)
         ]
         for split, names in (source.files or {}).items()
     }
 
 
-def _true_files(source: Source) -> Files:
+def _true_files(source: Source) -> dict[str, list[str]]:
     """The files of a file format, links followed."""
     return {
         split: [os.path.realpath(file) for file in files]
         for split, files in _file_lists(source).items()
     }
-
-
-def _load_files(file_format: str, files: Files, *, sep: str) -> DatasetDict:
-    options = _csv_options(files, sep=sep) if file_format == "csv" else {}
-    return _build(file_format, data_files=dict(files), **options)
-
-
-def _csv_options(files: Files, *, sep: str) -> dict[str, Any]:
-    """Every column as text, and only an empty field as None.
-
-    The guesses of pandas would read 007 as 7.0 and the words "NA", "null" and "None" as nothing.
-    """
-    from datasets import Features, Value
-
-    headers = {file: _csv_header(file, sep=sep) for names in files.values() for file in names}
-    first, *others = headers
-    faults = [
-        f"{file!r} has the columns {listed(headers[file])}; "
-        f"allowed: those of {first!r}: {listed(headers[first])}"
-        for file in others
-        if headers[file] != headers[first]
-    ]
-    if faults:
-        raise DataError(faults)
-    features = Features({column: Value("string") for column in headers[first]})
-    return {"features": features, "keep_default_na": False, "na_values": [""], "sep": sep}
-
-
-def _csv_header(file: str, *, sep: str) -> list[str]:
-    import pandas
-
-    try:
-        top = pandas.read_csv(file, nrows=1, dtype=str, keep_default_na=False, sep=sep)
-    except Exception as error:
-        raise _unreadable(file, error) from error
-    if not isinstance(top.index, pandas.RangeIndex):
-        # pandas takes surplus fields for row names, which moves every value one column on.
-        raise DataError(
-            f"{file!r}: the first row has more fields than the header {listed(list(top.columns))}; "
-            "allowed: one field for each column"
-        )
-    return list(top.columns)
-
-
-def _load_saved(source: Source) -> DatasetDict:
-    from datasets import Dataset, DatasetDict, load_from_disk
-
-    if source.subset is not None:
-        raise ConfigError(
-            f"task.source.subset is {source.subset!r}, but {source.path!r} was made by "
-            "save_to_disk; allowed: no subset"
-        )
-    try:
-        saved = load_from_disk(str(Path(source.path).expanduser()))
-    except Exception as error:
-        raise _unreadable(source.path, error) from error
-    if isinstance(saved, Dataset):
-        return DatasetDict({str(saved.split or "train"): saved})
-    return saved
 
 
 def _builder(path: str, **options: Any) -> DatasetBuilder:
@@ -257,7 +225,7 @@ def _builder(path: str, **options: Any) -> DatasetBuilder:
         subset = options.get("name")
         raise ConfigError(
             f"task.source.path {path!r}{f' with subset {subset!r}' if subset else ''} cannot be "
-            f"opened: {_reason(error)}; allowed: {', '.join(FILE_FORMATS)} with files, a local "
+            f"opened: {reason(error)}; allowed: {', '.join(FILE_FORMATS)} with files, a local "
             "folder with data files, or a hub id"
         ) from error
 
@@ -276,20 +244,7 @@ def _build(path: str, **options: Any) -> DatasetDict:
             }
         )
     except Exception as error:
-        files = [str(file) for names in options.get("data_files", {}).values() for file in names]
-        raise _unreadable(listed(files) or path, error) from error
-
-
-def _unreadable(what: str, error: Exception) -> DataError:
-    return DataError(f"{what!r} cannot be read: {_reason(error)}; allowed: a whole, valid file")
-
-
-def _reason(error: Exception) -> str:
-    """The innermost error in one line; datasets wraps what pandas, arrow and json say."""
-    inner: BaseException = error
-    while inner.__cause__ is not None:
-        inner = inner.__cause__
-    return f"{type(inner).__name__}: {' '.join(str(inner).split())}"
+        raise unreadable(path, error) from error
 
 
 def _select(tables: DatasetDict, parts: Sequence[Part]) -> Rows:
@@ -304,10 +259,9 @@ def _with_whole_paths(source: Source, tables: DatasetDict, column: str) -> Datas
     from datasets import DatasetDict
 
     files = _file_lists(source) if source.path in FILE_FORMATS else {}
-    own = Path(source.path).expanduser()
+    own = Path(expanded(source.path))
     folders = {
-        name: sorted({Path(file).parent for file in files.get(name, [])}) or [own]
-        for name in tables
+        name: sorted({file.parent for file in files.get(name, [])}) or [own] for name in tables
     }
     return DatasetDict(
         {name: with_whole_paths(table, column, folders[name]) for name, table in tables.items()}

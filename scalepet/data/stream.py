@@ -11,6 +11,7 @@ from typing import Any
 from scalepet.data.benchmarks import STREAMS, Benchmark, folder_of
 from scalepet.data.rows import listed
 from scalepet.data.task import KINDS, Source, Task
+from scalepet.paths import expanded
 
 MIN_PORTION = 2
 """Classes of a portion: a loss over one class alone is zero, whatever the backbone answers."""
@@ -294,7 +295,7 @@ def _at(task: Task, root: str | None) -> Task:
     """The task with its source under ``root``."""
     if root is None:
         return task
-    folder = Path(root).expanduser() / folder_of(task.source)
+    folder = Path(expanded(root)) / folder_of(task.source)
     return replace(task, source=replace(task.source, path=str(folder), subset=None))
 
 

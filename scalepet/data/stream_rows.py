@@ -117,7 +117,7 @@ def _load_all(spec: StreamSpec) -> list[DataSet]:
     for member in spec.members():
         own = Faults()
         with own.noted():
-            data_sets.append(_load(member))
+            data_sets.append(_load(member, skip_blank=spec.skips_blank))
         faults += [placed(member.where, fault) for fault in dict.fromkeys(own)]  # of both splits
     if faults and spec.benchmark and not spec.root:
         folders = ", ".join(folder_of(task.source) for task in spec.benchmark.tasks.values())
@@ -135,10 +135,12 @@ def _load_all(spec: StreamSpec) -> list[DataSet]:
     return data_sets
 
 
-def _load(member: Member) -> DataSet:
+def _load(member: Member, *, skip_blank: bool) -> DataSet:
     faults, classes = Faults(), dict[str, RowNumbers]()
     task = member.task
     rows = load_splits(task, SPLITS).rows
+    if skip_blank:  # rows without a label are of no class; of the others, the classes choose
+        rows = {split: _with_labels(task, found) for split, found in rows.items()}
     if not task.labels:
         task = replace(task, labels=discover_labels(rows["train"], task.target))
     for split in SPLITS:
@@ -146,6 +148,12 @@ def _load(member: Member) -> DataSet:
             classes[split] = _read_classes(task, rows[split])
     faults.raise_any()
     return DataSet(replace(member, task=task), rows, classes)
+
+
+def _with_labels(task: Task, rows: Rows) -> Rows:
+    every = np.arange(len(rows))
+    filled = first_filled(rows, every, None, [task.target])
+    return rows if len(filled) == len(every) else at(rows, filled)
 
 
 def _read_classes(task: Task, rows: Rows) -> RowNumbers:

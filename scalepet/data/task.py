@@ -24,10 +24,11 @@ class Source:
 
     Args:
         path: a hub id ("nyu-mll/glue"), a file format ("csv", "json", "parquet"; needs
-            ``files``) or a local folder (made by ``save_to_disk``, or with data files in it, or
-            with pictures in folders that are called as their classes).
+            ``files``) or a local folder: made by ``save_to_disk``, or with data files in it, or
+            with pictures in folders SPLIT/CLASS or CLASS. Its first level says the splits.
         subset: the configuration of a hub data set, such as "sst2".
-        files: for a file format: split name -> local path, glob or list of them.
+        files: for a file format: split name -> local path, or a pattern where no file has that
+            name, or a list of them.
         splits: our names -> split expressions of datasets, such as "train[:3000]". "train" is what
             is learnt, "eval" chooses the best step, and "test" is scored once, by the best
             adapter; what is not given is "train", "validation" and no test.
@@ -36,8 +37,8 @@ class Source:
         train_rows, eval_rows, test_rows: the most rows of a split, drawn from all of it; null for
             all.
         seed: of what is held out and drawn; rows of test are the same ones with every seed.
-        skip_blank: leave out rows with an empty column of the template or target; else they are
-            refused.
+        skip_blank: leave out rows with an empty column of the template or target (null, NaN, white
+            space, a list of nothing); else they are refused.
     """
 
     path: str
@@ -122,10 +123,12 @@ class Task:
     Args:
         kind: "classification", "sequence_to_sequence" or "image_classification".
         source: where the rows come from.
-        template: the text of an example; column names in braces, literal braces doubled. Of
-            image_classification the column of pictures alone, "{image}".
+        template: the text of an example; column names in braces, literal braces doubled; a field
+            inside of a column as in {translation.en}. Of image_classification the column of
+            pictures alone, "{image}".
         target: the column with the label, or with the target text (or a list of right answers:
-            the first is learnt, all of them are references).
+            the first is learnt, all of them are references); also a field inside of a column, as
+            in answers.text.
         labels: class names or label words in class order; empty for classes found in the rows.
         label_values: raw value -> label word, where raw values are neither label words nor
             class numbers 0 .. K-1. Compared as text, so 1 and "1" are one key.

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 NUM_TRIES = 10
+MAX_RATIO = 16
+"""Of the sides of a picture that is resized as a whole before its middle is cut out."""
+
 NUM_DRAWS = 2 * NUM_TRIES + 3
 """Area and ratio of each try, the place in both directions, the mirror."""
 
@@ -65,7 +68,13 @@ def middle(image: PIL.Image.Image, picture: Picture) -> PIL.Image.Image:
     width, height = (int(picture.resize * side / short) for side in image.size)
     left, top = (round((side - picture.size) / 2) for side in (width, height))
     box = (left, top, left + picture.size, top + picture.size)
-    return _resized(image, width, height).crop(box)
+    if max(width, height) <= MAX_RATIO * min(width, height):
+        return _resized(image, width, height).crop(box)
+    # Of a picture like a thread, only the part that is seen is made large.
+    across, down = (side / new for side, new in zip(image.size, (width, height), strict=True))
+    right, lower = (min(box[2] * across, image.width), min(box[3] * down, image.height))
+    seen = (box[0] * across, box[1] * down, right, lower)
+    return _resized(image, picture.size, picture.size, box=seen)
 
 
 def random_part(image: PIL.Image.Image, picture: Picture, draws: list[float]) -> PIL.Image.Image:
@@ -114,7 +123,13 @@ def _between(low: float, high: float, drawn: float) -> float:
     return low + (high - low) * drawn
 
 
-def _resized(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+def _resized(
+    image: PIL.Image.Image,
+    width: int,
+    height: int,
+    *,
+    box: tuple[float, float, float, float] | None = None,
+) -> PIL.Image.Image:
     import PIL.Image
 
-    return image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+    return image.resize((width, height), PIL.Image.Resampling.BILINEAR, box=box)

@@ -6,7 +6,6 @@ clipping, optimizer and schedule come from the run, so that no number has two ho
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from importlib import resources
@@ -17,6 +16,8 @@ from scalepet import dist
 from scalepet.engine.ds_faults import faults_in
 from scalepet.engine.processes import quiet_deepspeed
 from scalepet.errors import ConfigError
+from scalepet.paths import expanded
+from scalepet.reading import parse_json, read_text
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -51,7 +52,17 @@ def read_ds_file(name_or_path: str | Mapping[str, Any]) -> dict[str, Any]:
     faults = [*faults_in(content, label)]
     if faults:
         raise ConfigError(faults)
-    return content
+    return _with_places(content)
+
+
+def _with_places(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with ~ and variables filled in where it names folders."""
+    zero = dict(content.get("zero_optimization") or {})
+    for name in ("offload_param", "offload_optimizer"):
+        place = (zero.get(name) or {}).get("nvme_path")
+        if isinstance(place, str):
+            zero[name] = {**zero[name], "nvme_path": expanded(place)}
+    return {**content, "zero_optimization": zero} if zero else content
 
 
 def find_ds_file(name_or_path: str | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -63,18 +74,21 @@ def find_ds_file(name_or_path: str | Mapping[str, Any]) -> tuple[dict[str, Any],
     if isinstance(name_or_path, Mapping):
         return dict(name_or_path), "deepspeed"
     is_shipped = name_or_path in shipped_names()
-    path = _shipped_folder() / f"{name_or_path}.json" if is_shipped else Path(name_or_path)
+    path = (
+        _shipped_folder() / f"{name_or_path}.json" if is_shipped else Path(expanded(name_or_path))
+    )
     return _read_json(path, asked=name_or_path), str(path)
 
 
 def _read_json(path: Path, *, asked: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
     except OSError as error:
         raise ConfigError(
             f"deepspeed: {asked!r} is neither a file nor one of {', '.join(shipped_names())}"
+            f" ({error.strerror})"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"deepspeed: {path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"deepspeed: {path} holds a {type(content).__name__}; allowed: an object")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scalepet.errors import CheckpointError
 from scalepet.files import replace_folder, whole_folder
+from scalepet.reading import MAX_RECORD_BYTES, open_file, parse_json
 
 TENSORS_FILE = "tensors.safetensors"
 RECORD_FILE = "scalepet.json"
@@ -95,7 +96,7 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with _opened(folder) as (tensors, text):
-            record = json.loads(text.read())
+            record = parse_json(text.read(MAX_RECORD_BYTES))
             own = record.pop(_OWN)
             _compare(folder / RECORD_FILE, _digest_of(record), recorded=own)
             _compare(folder / TENSORS_FILE, _checksum_of(tensors), recorded=record["checksum"])
@@ -112,18 +113,15 @@ def _opened(folder: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """The two files of one folder, whatever gets its name meanwhile."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
-    def open_inside(name: str, flags: int) -> int:
+    def open_inside(name: str) -> BinaryIO:
         try:
-            return os.open(name, flags, dir_fd=descriptor)
-        except FileNotFoundError as error:
+            return open_file(name, folder=descriptor)
+        except OSError as error:
             error.filename = str(folder / name)
             raise
 
     try:
-        with (
-            open(RECORD_FILE, "rb", opener=open_inside) as record,
-            open(TENSORS_FILE, "rb", opener=open_inside) as tensors,
-        ):
+        with open_inside(RECORD_FILE) as record, open_inside(TENSORS_FILE) as tensors:
             yield tensors, record
     finally:
         os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from scalepet.errors import ConfigError, DataError, ScalepetError
+from scalepet.reading import parse_json, read_text, within_limits
 from scalepet.tracking import read_records
 
 STUDY_FILE = "study.yaml"
@@ -148,7 +148,7 @@ def attempt(read: Callable[[], T], faults: list[str]) -> T | None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing; the run did not finish or is no scalepet run") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -163,9 +163,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     text = _read_text(path)
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+        config = within_limits(text, yaml.SafeLoader)
+    except ValueError as error:
+        raise DataError(f"{path}: no YAML: {error}") from error
     if not isinstance(config, dict):
         raise DataError(f"{path}: holds no fields but {config!r}")
     return config
@@ -179,10 +179,10 @@ def read_model(path: Path, model: type[Model]) -> Model:
     """
     text = _read_text(path)
     try:
-        return model.model_validate(json.loads(text))
+        return model.model_validate(parse_json(text))
     except ValidationError as error:
         raise DataError([_fault(path, dict(fault)) for fault in error.errors()]) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: half written or no JSON: {error}") from error
 
 

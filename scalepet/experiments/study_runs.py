@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from scalepet.errors import ConfigError, DataError, ScalepetError
 from scalepet.experiments.runs import STUDY_FILE, Run, read_config, read_run
+from scalepet.reading import parse_json, read_text
 from scalepet.recipes.study import Cell
 from scalepet.tracking import check_seal
 from scalepet.tracking.seal import SEAL
@@ -166,7 +167,7 @@ def _read(folder: Path) -> StudyRun:
     if not (folder / CELL_FILE).exists():
         raise DataError(f"{CELL_FILE}: missing; no run of a study")
     check_seal(folder)
-    sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+    sealed = parse_json(read_text(folder / SEAL))
     bare = [name for name in _UNDER_SEAL if name not in sealed]
     if bare:
         raise DataError(f"{', '.join(bare)}: not under the seal of the run")
@@ -188,7 +189,7 @@ def _read(folder: Path) -> StudyRun:
 
 def _why_failed(path: Path) -> str:
     try:
-        faults = json.loads(path.read_text(encoding="utf-8"))["faults"]
+        faults = parse_json(read_text(path))["faults"]
         return "; ".join(map(str, faults))
     except (OSError, ValueError, KeyError, TypeError):
         return f"{path.name} cannot be read"

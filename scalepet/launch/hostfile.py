@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from scalepet.errors import Faults, LaunchError
+from scalepet.reading import read_text
 
 # No machine is called like an option of ssh.
 _LINE = re.compile(r"(?P<host>\w[\w.:@-]*)\s+slots=(?P<slots>\d{1,6})\s*(#.*)?", re.ASCII)
@@ -28,7 +29,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
     if not path.is_file():
         raise LaunchError(f"--hostfile {path} does not exist; allowed: one with a line a machine")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise LaunchError(f"--hostfile {path} cannot be read: {error}") from error
     hosts: dict[str, int] = {}

@@ -31,6 +31,7 @@ from scalepet.masks.record import (
 )
 from scalepet.masks.select import select_entries
 from scalepet.masks.varint import decode_sorted, encode_sorted
+from scalepet.reading import check_file
 
 _METADATA_KEY = "scalepet_mask"
 
@@ -191,6 +192,7 @@ def _read_rows(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.uint8]]]:
     """The record and the bytes of each tensor; ValueError where they are no mask."""
+    check_file(os.fspath(path))
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
         if _METADATA_KEY not in metadata:

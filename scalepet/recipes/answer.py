@@ -273,11 +273,14 @@ def rows_of_file(file: Path, *, pictures: str | None = None) -> Rows:
         pictures: as for ``load_split``.
     """
     kinds = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-    if file.suffix not in kinds:
+    ending = file.suffix.lower()
+    if ending not in kinds:
         raise ConfigError(
             f"--input {file}: {file.suffix!r} files are unknown; allowed: {', '.join(kinds)}"
         )
-    source = Source(kinds[file.suffix], files={"rows": str(file)}, splits={"eval": "rows"})
+    if not file.is_file():  # else its name would be a pattern
+        raise ConfigError(f"--input {file} is no file; allowed: {', '.join(kinds)} files")
+    source = Source(kinds[ending], files={"rows": str(file)}, splits={"eval": "rows"})
     return data.load_split(source, "eval", pictures=pictures)
 
 

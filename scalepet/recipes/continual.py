@@ -411,9 +411,7 @@ def _open_run(story: _Story, progress: Progress) -> Trackers:
     config = prepared.config
     counts = learner.counts()
     workplace = story.hold.workplace
-    record = describe_run(
-        config, counts=counts, workplace=workplace, warnings=prepared.plan.warnings
-    )
+    record = describe_run(config, counts=counts, workplace=workplace, warnings=prepared.warnings)
     done = prepared.steps_before(progress.experience) + progress.num_steps
     screen.introduce_stream(
         story.console, prepared, counts=counts, how=learner.loaded.how, resumed_at=done

@@ -407,7 +407,7 @@ def _open_run(
         counts=counts,
         workplace=hold.workplace,
         rows=rows,
-        warnings=plan.warnings,
+        warnings=prepared.warnings,
         majority=majority(prepared.eval),
         test_majority=None if prepared.test is None else majority(prepared.test),
     )

@@ -17,6 +17,7 @@ from scalepet.build import Plan
 from scalepet.config import RunConfig, check_config, plain
 from scalepet.errors import CheckpointError
 from scalepet.pet import Apet, Method, PeftAdapter
+from scalepet.reading import check_file, parse_json, read_text
 from scalepet.recipes.adapter import merge, open_adapter, save_adapter
 from scalepet.recipes.export import check_new
 from scalepet.recipes.masks import saved_positions
@@ -93,9 +94,10 @@ def import_peft(config: RunConfig, peft_folder: Path) -> Path:
 
 def _read(folder: Path) -> PeftAdapter:
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = parse_json(read_text(folder / CONFIG_FILE))
+        check_file(folder / TENSORS_FILE)
         return PeftAdapter(config, safetensors.torch.load_file(folder / TENSORS_FILE))
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder} holds no adapter of PEFT ({error}); allowed: a folder with {CONFIG_FILE} and"
             f" {TENSORS_FILE}"

@@ -47,6 +47,18 @@ class Prepared:
     )
     """Parts of the fingerprint that may change where the user says so."""
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and may go wrong, each in a line."""
+        splits = {"train": self.train, "eval": self.eval, "test": self.test}
+        unknown = [
+            line
+            for name, rows in splits.items()
+            if rows is not None
+            for line in data.unknown_words(rows, name)
+        ]
+        return [*self.plan.warnings, *unknown]
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What may not change between the parts of one run. World size, sharding and output may."""

@@ -56,6 +56,17 @@ class PreparedStream:
     """Parts of the fingerprint that may change where the user says so."""
 
     @property
+    def warnings(self) -> list[str]:
+        """What is allowed and may go wrong, each in a line."""
+        unknown = [
+            line
+            for lesson in self.lessons
+            for name, rows in (("train", lesson.train), ("eval", lesson.eval))
+            for line in data.unknown_words(rows, f"{lesson.name}: {name}")
+        ]
+        return [*self.plan.warnings, *unknown]
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole stream."""
         return sum(lesson.num_steps for lesson in self.lessons)

@@ -76,7 +76,7 @@ def introduce(
                 )
     _add_steps(table, prepared.num_steps, prepared.loader, config.train.batch_size, resumed_at)
     console.print(table)
-    _warn(console, plan.warnings)
+    _warn(console, prepared.warnings)
 
 
 def _add_steps(
@@ -160,7 +160,7 @@ def introduce_stream(
     loader = lessons[0].loader
     _add_steps(table, prepared.num_steps, loader, config.train.batch_size, resumed_at)
     console.print(table)
-    _warn(console, prepared.plan.warnings)
+    _warn(console, prepared.warnings)
 
 
 def show_row(console: Console, name: str, results: Results) -> None:

@@ -16,6 +16,7 @@ from scalepet.config.fields import fields_of
 from scalepet.config.study import GridCell, StudyConfig, StudyMethod, takes_budget
 from scalepet.errors import DataError
 from scalepet.pet import METHODS
+from scalepet.reading import read_bytes
 from scalepet.recipes.run_folder import writing
 
 CELL = "cell.json"
@@ -63,7 +64,7 @@ class Cell:
             DataError: it is not there or does not hold a cell.
         """
         try:
-            return TypeAdapter(cls).validate_json((folder / CELL).read_bytes())
+            return TypeAdapter(cls).validate_json(read_bytes(folder / CELL))
         except (OSError, ValidationError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it holds no cell"
             raise DataError(f"{folder / CELL}: cannot be read ({reason})") from error

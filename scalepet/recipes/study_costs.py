@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from scalepet.config import RunConfig
 from scalepet.errors import ConfigError
 from scalepet.launch.gpus import sees_gpus
 from scalepet.planning import GIB, GPUS, LAYOUTS, Machines, Work
+from scalepet.reading import parse_json, read_text
 from scalepet.recipes.plan import work_of
 from scalepet.recipes.study import CellPlan
 from scalepet.recipes.sweep import num_left, runs_known, standing
@@ -59,7 +59,7 @@ def measured_hours(cells: Sequence[CellPlan]) -> tuple[float, list[str]]:
         seconds = measured.setdefault(_pair(cell), [])
         for run in runs_known(cell):
             if standing(run.folder) == "finished":
-                result = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
+                result = parse_json(read_text(run.folder / "result.json"))
                 seconds.append(result["seconds"])
     total = sum(
         num_left(cell) * statistics.median(measured[_pair(cell)])

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from scalepet import dist, engine
 from scalepet.errors import CheckpointError, DataError, ScalepetError
+from scalepet.reading import parse_json, read_text
 from scalepet.recipes.finetune import finetune
 from scalepet.recipes.lock import one_run_in
 from scalepet.recipes.run_folder import STATES, say, writing, written_by_run
@@ -44,13 +45,13 @@ def standing(folder: Path) -> Standing:
 
 def score_of(run: StudyRun) -> float:
     """Of a finished run, on the rows that choose. Not a collective."""
-    result = json.loads((run.folder / "result.json").read_text(encoding="utf-8"))
+    result = parse_json(read_text(run.folder / "result.json"))
     return float(result["metrics"][f"eval/{run.metric}"])
 
 
 def faults_of(folder: Path) -> list[str]:
     """Why the run in a folder failed. Not a collective."""
-    return list(json.loads((folder / FAILED).read_text(encoding="utf-8"))["faults"])
+    return list(parse_json(read_text(folder / FAILED))["faults"])
 
 
 def chosen_factor(cell: CellPlan) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from scalepet.errors import CheckpointError
 from scalepet.files import make_folder, replace_file, trying_again, unwritable
+from scalepet.reading import read_text
 from scalepet.tracking.redact import without_secrets
 
 Record = dict[str, Any]
@@ -126,6 +127,10 @@ class JsonlTracker:
             self._fault = error
 
 
+MAX_BYTES = 2**31
+"""Of a metrics.jsonl, which is read as a whole."""
+
+
 def read_records(path: Path) -> list[Record]:
     """The records of a metrics.jsonl in the order they were logged.
 
@@ -135,7 +140,7 @@ def read_records(path: Path) -> list[Record]:
         CheckpointError: if the file is missing, or other lines are no records: all are listed.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        lines = read_text(path, max_bytes=MAX_BYTES, errors="replace").split("\n")[:-1]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     records = [_parsed(line) for line in lines]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scalepet.errors import DataError
 from scalepet.files import replace_file
+from scalepet.reading import open_file, parse_json, read_text
 
 SEAL = "seal.json"
 
@@ -34,7 +35,7 @@ def check_seal(folder: Path) -> None:
         DataError: every file that is not, or that there is no seal.
     """
     try:
-        digests = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        digests = parse_json(read_text(folder / SEAL))
         outside = [name for name in digests if name == ".." or Path(name).name != name]
         if outside:
             raise ValueError(f"it names {outside[0]!r}, which is no file of the run")
@@ -45,11 +46,15 @@ def check_seal(folder: Path) -> None:
         ]
     except FileNotFoundError as error:
         raise DataError(f"{folder / SEAL}: missing; the run has not ended") from error
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{folder / SEAL}: cannot be read: {error}") from error
     if faults:
         raise DataError(faults)
 
 
 def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    digest = hashlib.blake2b(digest_size=16)
+    with open_file(path) as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from scalepet.reading import read_text
 from scalepet.tracking.jsonl import OWN_FIELDS
 from scalepet.tracking.redact import without_secrets
 from scalepet.tracking.wandb_files import read_history
@@ -211,7 +212,7 @@ def _staging_in(folder: Path) -> Iterator[None]:
 def _keep_id(folder: Path, run_id: str | None) -> str:
     """The id of the folder's wandb run, written there for the next start."""
     path = folder / ID_FILE
-    kept = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    kept = read_text(path).strip() if path.exists() else ""
     if kept and not _ID.fullmatch(kept):  # it becomes a part of file names
         raise ValueError(f"{path} holds {kept!r}; allowed: letters, digits, _ and -")
     # An agent has made the run already, and wandb takes no other id from its children.

@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from scalepet.data import Encoded, Source, Task, encode
+from scalepet.data import Encoded, Source, Task, discover_labels, encode, unknown_words
 from scalepet.data.encode import NUM_TEXTS_TOKENIZED
 from scalepet.errors import ConfigError, DataError
 
@@ -190,7 +190,7 @@ def test_labels_outside_the_label_words(tokenizer: Any, value: str | None) -> No
     assert "allowed: bad, very good, 0, 1" in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [True, 1.0])
+@pytest.mark.parametrize("value", [True, 0.5, 2.0])
 def test_labels_of_other_types(tokenizer: Any, value: object) -> None:
     rows = Dataset.from_dict({"text": ["a"], "label": [value]})
     with pytest.raises(DataError, match="row 0: "):
@@ -204,6 +204,80 @@ def test_bad_answers(tokenizer: Any, value: object) -> None:
     with pytest.raises(DataError, match="column 'answer': 1 of 2 rows") as caught:
         encode(TEXT_TASK, rows, tokenizer=tokenizer, form="text")
     assert f"row 1: {value!r}" in str(caught.value)
+
+
+class KnowingTokenizer:
+    """Knows the letters a to h; 3 is what it does not know."""
+
+    def __init__(self, *, end: int = 1) -> None:
+        self.eos_token_id, self.unk_token_id = end, 3
+
+    def __call__(self, texts: list[str], /, **options: Any) -> Any:
+        ids = [[self._id(word) for word in text.split()] for text in texts]
+        return {"input_ids": [[*of_text, self.eos_token_id] for of_text in ids]}
+
+    def _id(self, word: str) -> int:
+        return 4 + "abcdefgh".index(word) if word in "abcdefgh" else 3
+
+
+def test_unknown_tokens_are_said_with_their_number() -> None:
+    answers = ["~", "^", "{", "a"] * 12
+    rows = Dataset.from_dict({"text": ["a", "b", "c", "?"] * 12, "answer": answers})
+    encoded = encode(TEXT_TASK, rows, tokenizer=KnowingTokenizer(), form="text")
+    assert encoded.unknown == {"texts": (12, 48), "targets": (36, 48)}
+    first, second = unknown_words(encoded, "train")
+    assert first.startswith("train: 12 of 48 texts have unknown tokens")
+    assert second.startswith("train: 36 of 48 targets have unknown tokens")
+
+
+def test_unknown_tokens_of_templates_and_label_words() -> None:
+    task = replace(TASK, labels=("a", "b ^"), template="? {text}")
+    rows = Dataset.from_dict({"text": ["a", "b"], "label": ["a", "a"]})
+    own = {"templates": (1, 1), "texts": (2, 2)}
+    for form, found in (("choice", {**own, "label words": (1, 2)}), ("head", own)):
+        encoded = encode(task, rows, tokenizer=KnowingTokenizer(), form=form)  # type: ignore[arg-type]
+        assert encoded.unknown == found
+
+
+def test_a_tokenizer_whose_unknown_token_is_its_end_knows_all() -> None:
+    rows = Dataset.from_dict({"text": ["a"], "answer": ["b"]})
+    encoded = encode(TEXT_TASK, rows, tokenizer=KnowingTokenizer(end=3), form="text")
+    assert encoded.unknown == {}
+
+
+NESTED = {
+    "translation": [{"en": "a", "de": "b"}, {"en": "c", "de": "d"}],
+    "answers": [{"text": ["x", "y"], "start": [0, 1]}, {"text": ["z"], "start": [2]}],
+}
+
+
+def test_templates_and_targets_reach_into_columns(tokenizer: Any) -> None:
+    rows = Dataset.from_dict(NESTED)
+    task = replace(TEXT_TASK, template="{translation.en}", target="translation.de")
+    encoded = encode(task, rows, tokenizer=tokenizer, form="text")
+    assert encoded.references == ["b", "d"] and list(tokenizer.words) == ["a", "c", "b", "d"]
+    task = replace(TEXT_TASK, template="{translation.en}", target="answers.text")
+    assert encode(task, rows, tokenizer=tokenizer, form="text").references == [("x", "y"), ("z",)]
+    plain = Dataset.from_dict({**NESTED, "translation.en": ["e", "f"]})
+    encode(task, plain, tokenizer=tokenizer, form="text")
+    assert {"e", "f"} <= {*tokenizer.words}
+
+
+def test_labels_within_a_column_are_found() -> None:
+    features = Features({"of": {"label": ClassLabel(names=["n", "y"])}})
+    rows = Dataset.from_dict({"of": [{"label": 1}, {"label": 0}]}, features=features)
+    assert discover_labels(rows, "of.label") == ("n", "y")
+    assert discover_labels(Dataset.from_dict({"of": [{"a": 2}, {"a": 1}]}), "of.a") == ("1", "2")
+
+
+def test_columns_with_fields_are_refused_by_what_they_hold(tokenizer: Any) -> None:
+    rows = Dataset.from_dict(NESTED)
+    task = replace(TEXT_TASK, template="{translation}", target="answers.text")
+    with pytest.raises(DataError, match=r"its fields are \{translation\.en\}, \{translation\.de\}"):
+        encode(task, rows, tokenizer=tokenizer, form="text")
+    task = replace(TEXT_TASK, template="{translation.fr}", target="answers.text")
+    with pytest.raises(DataError, match=r"'translation\.fr' is missing; columns: translation\.en,"):
+        encode(task, rows, tokenizer=tokenizer, form="text")
 
 
 def test_missing_columns_are_refused_together(tokenizer: Any) -> None:

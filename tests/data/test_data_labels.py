@@ -4,7 +4,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features
 
 from scalepet.data import Source, Task, discover_labels
-from scalepet.data.labels import class_table, label_text
+from scalepet.data.labels import class_table, label_text, read_classes
+from scalepet.data.rows import BadRows
 from scalepet.errors import DataError
 
 TASK = Task(
@@ -62,7 +63,16 @@ def test_class_label_names_that_need_a_guess_are_refused(names: list[str]) -> No
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [("a", "a"), (3, "3"), (-1, "-1"), (True, "true"), (1.0, None), (None, None), ("", None)],
+    [
+        ("a", "a"),
+        (3, "3"),
+        (-1, "-1"),
+        (True, "true"),
+        (1.0, "1"),
+        (0.5, None),
+        (None, None),
+        ("", None),
+    ],
 )
 def test_label_text(value: object, text: str | None) -> None:
     assert label_text(value) == text
@@ -71,6 +81,17 @@ def test_label_text(value: object, text: str | None) -> None:
 def test_discovered_labels_are_sorted() -> None:
     assert discover_labels(Dataset.from_dict({"y": ["b", "a", "b"]}), "y") == ("a", "b")
     assert discover_labels(Dataset.from_dict({"y": [10, 9, 1]}), "y") == ("1", "9", "10")
+
+
+def test_truth_values_and_whole_numbers_of_any_type_are_classes() -> None:
+    assert discover_labels(Dataset.from_dict({"y": [True, False]}), "y") == ("false", "true")
+    assert discover_labels(Dataset.from_dict({"y": [2.0, 10.0, 1.0]}), "y") == ("1", "2", "10")
+    assert discover_labels(Dataset.from_dict({"y": ["1.0", "x"]}), "y") == ("1.0", "x")
+    task = replace(TASK, labels=("false", "true"))
+    for values in ([False, True], ["false", "true"], [0, 1], [0.0, 1.0], ["0.0", "1."]):
+        rows, bad = Dataset.from_dict({"label": values}), BadRows()
+        assert read_classes(task, rows, bad) == [0, 1]  # type: ignore[arg-type]
+        bad.refuse(num_rows=2)
 
 
 def test_discovered_labels_of_a_class_label_column() -> None:
@@ -84,7 +105,9 @@ def test_discovered_labels_of_a_class_label_column() -> None:
     [
         (["a", None, "b"], ["'y'", "1 of 3", "row 1: None", "text or whole numbers"]),
         ([0.5, 1.0], ["'y'", "2 of 2", "row 0: 0.5"]),
-        ([True, False], ["'y'", "row 0: True"]),
+        (["0.5", "1.0", "2"], ["'y'", "not whole, such as '0.5'", "task.labels"]),
+        ([[1], [2]], ["'y'", "row 0: [1]"]),
+        ([True, True], ["'y'", "[True]", "two or more"]),
         (["a", "a"], ["'y'", "['a']", "two or more"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -342,6 +343,31 @@ def test_fingerprints_tell_rows_apart_and_not_where_they_lie(
     assert len({same, *found}) == 7
     of_bytes = read(task_of(parquet(folder, tmp_path)))
     assert of_bytes.fingerprint != same, "sizes are known of bytes alone"
+
+
+def test_fingerprints_tell_what_pictures_show(folder: Path, tmp_path: Path) -> None:
+    """Whatever their sizes and times say; in files and in the table itself."""
+    write_pictures(tmp_path / "own", COUNTS)
+    first = tmp_path / "own" / "train" / "dark" / "000.png"
+    of_files = read(task_of(Source(str(tmp_path / "own")))).fingerprint
+    of_bytes = read(task_of(parquet(tmp_path / "own", tmp_path))).fingerprint
+    assert read(task_of(parquet(tmp_path / "own", tmp_path))).fingerprint == of_bytes
+    content, times = first.read_bytes(), first.stat()
+    first.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert read(task_of(Source(str(tmp_path / "own")))).fingerprint != of_files
+    assert read(task_of(parquet(tmp_path / "own", tmp_path))).fingerprint != of_bytes
+
+
+@pytest.mark.parametrize("name", ["https://x.org/a.png", "zip://a.png::b.zip", "file:///etc/a.png"])
+def test_an_address_is_no_picture(name: str, tmp_path: Path) -> None:
+    assert "allowed: files that exist" in refused(write_csv(tmp_path, [name]))
+
+
+def test_a_fifo_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match="it is a fifo"):
+        read(write_csv(tmp_path, ["a.png"])).batch(np.array([0]))
 
 
 def write_csv(folder: Path, names: list[str]) -> Task:

@@ -1,6 +1,7 @@
 """Splits of a source: held out and drawn rows, and none in two splits."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -148,6 +149,37 @@ def test_blank_rows_are_left_out_counted_and_never_held_out(tmp_path: Path) -> N
     assert found["eval"] == sorted([n for n in order if n in found["train"] + found["eval"]][:5])
     plain = replace(source, skip_blank=False, held_out=None, splits={"eval": "train[:1]"})
     assert len(load_split(plain, "train", columns=TASK.columns)) == 21
+
+
+BLANKS = (None, "", " \t", [], {}, float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("column", "blank"),
+    [
+        *(("answer", blank) for blank in (*BLANKS, [""], [None])),
+        *((column, blank) for column in ("text", "nested.inside") for blank in BLANKS),
+    ],
+)
+def test_every_kind_of_blank_is_left_out(column: str, blank: object, tmp_path: Path) -> None:
+    full = ["x", "y"] if isinstance(blank, list) and column == "answer" else "x"
+    rows = []
+    for row in range(30):
+        content: dict[str, Any] = {"text": "a", "answer": full, "nested": {"inside": "b"}}
+        inside, _, name = column.rpartition(".")
+        (content[inside] if inside else content)[name] = full if row % 3 else blank
+        rows.append(json.dumps(content))
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    source = Source("json", files={"train": str(tmp_path / "a.jsonl")}, held_out=5, skip_blank=True)
+    task = Task(
+        kind="sequence_to_sequence",
+        source=source,
+        template="{text} {nested.inside}",
+        target="answer",
+        metrics=("exact_match",),
+    )
+    splits = load_splits(task)
+    assert (splits.num_blank, len(splits.rows["train"])) == ({"train": 10}, 15)
 
 
 def test_a_split_of_blank_rows_is_refused(tmp_path: Path) -> None:

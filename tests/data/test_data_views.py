@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,39 @@ from scalepet.data.views import NUM_DRAWS, draw, middle, random_box, random_part
 
 SMALL = Picture(size=24, resize=32)
 Box = tuple[int, int, int, int]
+
+
+EXTREME = [(2, 20_000), (1, 60_000), (60_000, 1), (3, 400), (17 * 40, 40), (700, 41)]
+
+
+@pytest.mark.parametrize(("width", "height"), EXTREME)
+def test_of_a_picture_like_a_thread_only_what_is_seen_is_made_large(
+    width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 x 20,000 at resize 256 would be 655 million pixels."""
+    picture, made = Picture(size=224, resize=256), []
+    resize = PIL.Image.Image.resize
+
+    def noted(self: PIL.Image.Image, size: tuple[int, int], *args: Any, **kwargs: Any) -> Any:
+        made.append(size[0] * size[1])
+        return resize(self, size, *args, **kwargs)
+
+    monkeypatch.setattr(PIL.Image.Image, "resize", noted)
+    assert middle(noise(width, height), picture).size == (224, 224)
+    assert max(made) <= 16 * 256**2
+
+
+@pytest.mark.parametrize("size", [(3, 60), (70, 4), (900, 50)])
+@pytest.mark.parametrize(
+    "picture", [SMALL, Picture(size=32, resize=32), Picture(size=31, resize=32)]
+)
+def test_it_is_the_same_middle(size: tuple[int, int], picture: Picture) -> None:
+    image, short = noise(*size), min(size)
+    width, height = (int(picture.resize * side / short) for side in size)
+    left, top = (round((side - picture.size) / 2) for side in (width, height))
+    box = (left, top, left + picture.size, top + picture.size)
+    whole = image.resize((width, height), PIL.Image.Resampling.BILINEAR).crop(box)
+    assert np.abs(levels(middle(image, picture)) - levels(whole)).max() <= 1
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> PIL.Image.Image:

@@ -8,6 +8,23 @@ from pathlib import Path
 
 import pytest
 import yaml
+from recipes.conftest import (
+    backbones_with_tokenizers,
+    colour_rows,
+    stream_rows,
+    study_content,
+    write_run,
+    write_stream,
+)
+
+__all__ = [
+    "backbones_with_tokenizers",
+    "colour_rows",
+    "stream_rows",
+    "study_content",
+    "write_run",
+    "write_stream",
+]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from scalepet import engine
 from scalepet.backbones.slices import WeightFiles
+from scalepet.config.loader import parse_yaml
 from scalepet.data import Results
 from scalepet.engine.files import RECORD_FILE, TENSORS_FILE, write_folder
 from scalepet.errors import CheckpointError, ConfigError, DataError, ScalepetError
@@ -132,6 +134,58 @@ def test_json(name: str, bomb: str, tmp_path: Path) -> None:
         READERS[name](path)
     assert isinstance(refused.value, CheckpointError | ConfigError | DataError)
     assert len(str(refused.value)) < 2000
+
+
+def merges(levels: int, width: int) -> str:
+    """Each line merges the one before it several times; 483 bytes took a minute and 4 GB."""
+    lines = ["a0: &a0 {k0: 1}"]
+    for level in range(1, levels):
+        again = ", ".join([f"*a{level - 1}"] * width)
+        lines.append(f"a{level}: &a{level} {{k{level}: 1, <<: [{again}]}}")
+    return "\n".join(lines) + "\n"
+
+
+def aliases(levels: int, width: int) -> str:
+    lines = ["a0: &a0 [1]"]
+    for level in range(1, levels):
+        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]")
+    return "\n".join(lines) + "\n"
+
+
+YAML_BOMBS = {
+    "merged keys": merges(9, 9),
+    "aliases": aliases(9, 9),
+    "aliases of lists of merged keys": merges(6, 9) + "b: [*a5, *a5, *a5, *a5]\n",
+    "deep": "[" * 5000,
+    "deep in blocks": "".join(f"{' ' * level}a:\n" for level in range(500)),
+    "long": "a: " + "x" * 2**20,
+    "a key twice": "a: 1\na: 2\n",
+    "an alias in itself": "a: &a [*a]\n",
+    "a merged alias in itself": "a: &a {<<: *a}\n",
+}
+
+
+@pytest.mark.parametrize("text", YAML_BOMBS.values(), ids=YAML_BOMBS)
+def test_yaml(text: str) -> None:
+    started = time.process_time()
+    with pytest.raises(ValueError, match=r".") as refused:
+        parse_yaml(text)
+    assert time.process_time() - started < 5
+    assert len(str(refused.value)) < 300 and "\n" not in str(refused.value)
+
+
+def test_merged_keys_within_each_other() -> None:
+    """What is merged may be said again, at every depth and in every order."""
+    text = """
+one: {deep: &b {<<: &a {x: 1, y: 2}, x: 5}}
+two: {<<: *b, y: 3}
+three: {<<: [{z: 1}, {<<: *b, z: 2}], w: 4}
+"""
+    assert parse_yaml(text) == {
+        "one": {"deep": {"x": 5, "y": 2}},
+        "two": {"x": 5, "y": 3},
+        "three": {"x": 5, "y": 2, "z": 1, "w": 4},
+    }
 
 
 def state_with(folder: Path, **changes: Any) -> Path:

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from datasets import Dataset, DatasetDict
 
 from scalepet import engine
 from scalepet.backbones import Backbone
 from scalepet.backbones.checkpoint import weight_files
+from scalepet.data import Source, load_split
 from scalepet.engine.files import write_folder
 from scalepet.errors import CheckpointError, ConfigError, DataError
 from scalepet.tracking import check_seal, seal
@@ -61,6 +63,94 @@ def test_an_id_of_wandb_is_no_path(kept: str, folder: Path) -> None:
     (folder / ID_FILE).write_text(kept)
     with pytest.raises(ValueError, match="allowed: letters"):
         _keep_id(folder, None)
+
+
+ADDRESSES = (
+    "../private.csv",
+    "/etc/passwd",
+    "https://x.org/a.csv",
+    "zip://a.csv::b.zip",
+    "~/a.csv",
+)
+HEADERS = (
+    "data_files: {path!r}",
+    "data_files: [{path!r}]",
+    "data_files: [{{split: train, path: {path!r}}}]",
+    "data_files: {{train: {path!r}}}",
+    "data_dir: {path!r}",
+)
+
+
+@pytest.mark.parametrize("path", ADDRESSES)
+@pytest.mark.parametrize("header", HEADERS)
+def test_the_readme_of_a_data_folder_names_its_own_files(
+    header: str, path: str, folder: Path
+) -> None:
+    (folder.parent / "private.csv").write_text("text\ntheirs\n")
+    (folder / "train.csv").write_text("text\nmine\n")
+    config = "configs:\n- config_name: default\n  " + header.format(path=path)
+    (folder / "README.md").write_text(f"---\n{config}\n---\n# Words\n")
+    with pytest.raises(
+        ConfigError, match=r"README\.md'.* names .*allowed: files of the same folder"
+    ):
+        load_split(Source(str(folder)), "train")
+    good = "data_dir: '.'" if "data_dir" in header else header.format(path="train.csv")
+    (folder / "README.md").write_text(f"---\nconfigs:\n- {good}\n---\n")
+    assert load_split(Source(str(folder)), "train")[0:1]["text"] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("configs: 3", "configs: [3]", "configs: [{data_files: {train: 3}}]", "configs: [{a: 1}]"),
+        *("configs: [{data_files: gone.csv}]", "a: [", "a: &a [*a]"),
+        "configs: [{features: x, data_files: train.csv}]",
+    ],
+)
+def test_a_readme_that_makes_no_sense(header: str, folder: Path) -> None:
+    (folder / "train.csv").write_text("text\nmine\n")
+    (folder / "README.md").write_text(f"---\n{header}\n---\n")
+    with pytest.raises(ConfigError, match=r"README\.md'"):
+        load_split(Source(str(folder)), "train")
+
+
+def test_a_readme_with_several_configurations(folder: Path) -> None:
+    for name in ("one", "two"):
+        (folder / f"{name}.csv").write_text(f"text;n\n{name};1\n")
+    configs = [
+        {"config_name": name, "data_files": f"{name}.csv", "sep": ";"} for name in ("one", "two")
+    ]
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    assert load_split(Source(str(folder), subset="two"), "train")[0:1]["text"] == ["two"]
+    for subset in (None, "three"):
+        with pytest.raises(ConfigError, match="task.source.subset is .*allowed.*: one, two"):
+            load_split(Source(str(folder), subset=subset), "train")
+
+
+@pytest.mark.parametrize("name", ["../other/data-00000-of-00001.arrow", "..", "", "/etc/passwd"])
+@pytest.mark.parametrize("file", ["state.json", "dataset_dict.json"])
+def test_a_saved_data_set_names_files_beside_it(name: str, file: str, folder: Path) -> None:
+    rows = Dataset.from_dict({"text": ["mine"]})
+    rows.save_to_disk(folder.parent / "other")
+    DatasetDict({"train": rows}).save_to_disk(folder)
+    assert load_split(Source(str(folder)), "train")[0:1]["text"] == ["mine"]
+    if file == "state.json":
+        place = folder / "train" / file
+        state = json.loads(place.read_text())
+        place.write_text(json.dumps({**state, "_data_files": [{"filename": name}]}))
+    else:
+        (folder / file).write_text(json.dumps({"splits": [name]}))
+    with pytest.raises(DataError, match="which does not lie beside it"):
+        load_split(Source(str(folder)), "train")
+
+
+@pytest.mark.parametrize("content", ["", "[" * 10**5, "[]", "{}", '{"splits": 3}', "\0"])
+@pytest.mark.parametrize("file", ["state.json", "dataset_dict.json"])
+def test_a_saved_data_set_with_a_broken_record(content: str, file: str, folder: Path) -> None:
+    DatasetDict({"train": Dataset.from_dict({"text": ["mine"]})}).save_to_disk(folder)
+    (folder / file if file == "dataset_dict.json" else folder / "train" / file).write_text(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_split(Source(str(folder)), "train")
 
 
 def tensors() -> dict[str, Any]:
