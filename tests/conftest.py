@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,8 @@ SMALL_CONFIG: dict[str, Any] = {
     "method": {"name": "apet", "budget": 4096},
 }
 
+SECONDS_OF_A_LONG_RUN = 30.0
+
 T5_SHAPE = {
     "vocab_size": 60,
     "d_model": 24,
@@ -40,6 +43,23 @@ T5_SHAPE = {
     "eos_token_id": 1,
     "dropout_rate": 0.1,
 }
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Where the time of a long run went, and what ran in it on a device that is not there."""
+    reports = [one for many in terminalreporter.stats.values() for one in many]
+    reports = [one for one in reports if hasattr(one, "duration")]
+    seconds: Counter[str] = Counter()
+    for report in reports:
+        file = Path(report.nodeid.split("::")[0])
+        seconds[str(file.parent)] += report.duration
+    if sum(seconds.values()) > SECONDS_OF_A_LONG_RUN:
+        terminalreporter.section("seconds of each folder, over all workers")
+        for folder, spent in seconds.most_common():
+            terminalreporter.line(f"{spent:7.0f}  {folder}")
+    for report in reports:
+        for name, value in getattr(report, "user_properties", ()) if report.when == "call" else ():
+            terminalreporter.line(f"{name}: {value}")
 
 
 @pytest.fixture(autouse=True)

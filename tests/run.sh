@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change lands: style, types, shell scripts, tests.
 # Arguments go to pytest:  tests/run.sh -k floors      tests/run.sh -m "not assets"
+#
+# GPUs of the machine are hidden, and an emulated one stands in (tests/emulated_cuda/README.md). Only
+# tests/run.sh -m gpu runs the tests that want one where a real one is.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,12 +28,14 @@ unset WANDB_API_KEY
 # Several processes share the cores in the distributed tests; more threads each only slow them down.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-# GPUs of this machine are hidden: what runs on them is asked for (-m gpu).
-export CUDA_VISIBLE_DEVICES="" DS_ACCELERATOR=cpu
-
-# A CUDA device that is not there: see tests/emulated_cuda/README.md.
+on=()
 SCALEPET_EMULATED_CUDA="$(python tests/emulated_cuda/build.py)"
 if [[ -n "$SCALEPET_EMULATED_CUDA" ]]; then export SCALEPET_EMULATED_CUDA; fi
+if [[ " $* " != *" -m gpu "* ]]; then
+  export CUDA_VISIBLE_DEVICES="" DS_ACCELERATOR=cpu
+elif [[ -n "$SCALEPET_EMULATED_CUDA" ]]; then
+  on=(bash tests/emulated_cuda/on.sh)
+fi
 
 # Two at a time: many tests wait for processes to start and end. A file stays together, for its fixtures.
-python -m pytest -n 2 --dist loadfile "$@"
+"${on[@]}" python -m pytest -n 2 --dist loadfile "$@"

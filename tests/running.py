@@ -40,7 +40,7 @@ def run(
     """
     interpreter, *arguments = (str(part) for part in command)
     assert interpreter == sys.executable
-    alone = [{**one_core(), **(environment or {})}]
+    alone = [environment or one_core()]
     environments = environments_of(num_ranks, environment) if num_ranks > 1 else alone
     ended = run_python(arguments, environments, timeout_seconds=SECONDS_TO_END)
     for done in ended:

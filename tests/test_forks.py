@@ -7,7 +7,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import emulated_cuda
 import pytest
+from emulated_cuda.marks import needed
 from forks import Done, run_anew, run_python
 
 SCRIPT = """
@@ -55,6 +57,18 @@ def test_what_an_import_may_read_is_no_fork(tmp_path: Path) -> None:
     for changes, expected in (({}, "True\n"), ({"HF_HOME": str(tmp_path)}, "False\n")):
         environment = {**os.environ, **ONE_CORE, **changes}
         assert run_python([str(path)], [environment], timeout_seconds=60) == [Done(0, expected, "")]
+
+
+@needed
+def test_a_fork_sees_the_emulated_device_that_it_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(
+        "import sys, torch; print('deepspeed' in sys.modules, torch.cuda.device_count())"
+    )
+    for num_gpus in (1, 3):
+        environment = emulated_cuda.environment(num_gpus=num_gpus)
+        done = run_python([str(path)], [environment], timeout_seconds=60)
+        assert done == [Done(0, f"True {num_gpus}\n", "")]
 
 
 def test_who_takes_too_long_is_ended(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A CUDA device that is not there: how a process is started that sees it. See README.md.
 
-A test is marked with ``emulated_cuda.marks.needed``; inside of the process that it starts,
+A test that starts one is marked with ``emulated_cuda.marks.needed``; in the process itself
 ``emulated_cuda.device`` counts what the program does.
 """
 
@@ -11,6 +11,9 @@ from pathlib import Path
 
 FOLDER = "SCALEPET_EMULATED_CUDA"
 """The variable that says where the built device lies; tests/run.sh sets it."""
+
+GPUS = "SCALEPET_EMULATED_GPUS"
+"""The one that says how many GPUs a process sees; none has taken in the device without it."""
 
 START = Path(__file__).with_name("start")
 LEFT_OUT = (
@@ -26,6 +29,7 @@ def environment(*, num_gpus: int = 2) -> dict[str, str]:
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(path),
-        "SCALEPET_EMULATED_GPUS": str(num_gpus),
+        GPUS: str(num_gpus),
+        "TRITON_INTERPRET": "1",  # nothing there runs what Triton compiles
         "OMP_NUM_THREADS": "1",
     }

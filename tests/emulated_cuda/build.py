@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).parent
 FLAGS = ["-std=c++20", "-O1", "-fPIC", "-shared", "-Wall", "-Wno-unknown-pragmas"]
@@ -45,15 +46,20 @@ def build(library: Path, torch: Path) -> None:
         SystemExit: there is no compiler, or it failed.
     """
     if shutil.which("g++") is None:
-        sys.exit("scalepet: the tests on the emulated CUDA device want g++, which is not found")
+        fail("g++ is not found; it builds the CUDA device that the tests emulate")
     print("scalepet: building the emulated CUDA device (half a minute)", file=sys.stderr)
     unfinished = library.with_suffix(f".{os.getpid()}")
     includes = [f"-isystem{torch}/include{more}" for more in ("", "/torch/csrc/api/include")]
     libraries = [f"-L{torch}/lib", f"-Wl,-rpath,{torch}/lib", "-ltorch", "-ltorch_cpu", "-lc10"]
     command = ["g++", *FLAGS, *includes, str(HERE / "device.cpp"), "-o", str(unfinished)]
     if subprocess.run([*command, *libraries]).returncode:
-        sys.exit("scalepet: the emulated CUDA device does not compile against this torch")
+        fail(f"the emulated CUDA device does not compile against the torch in {torch}")
     unfinished.rename(library)
+
+
+def fail(message: str) -> NoReturn:
+    print(f"scalepet: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 import threading
@@ -17,18 +18,17 @@ from typing import Any
 
 import torch
 
-from emulated_cuda import nccl
-from emulated_cuda.library import KINDS, LISTENER, WAITS, c, note
+from emulated_cuda import library, nccl
+from emulated_cuda.library import KINDS, LISTENER, WAITS, c, muted, note
 
 TOTAL_BYTES = 141 * 2**30
-HERE = os.path.dirname(__file__)
 
 Device = torch.device | str | int | None
 
 
-def counts() -> dict[str, int]:
+def counts() -> Counter[str]:
     """How often each kind has happened in this process; cpp/counts.h names and explains them."""
-    return {name: c.emulated_count(kind) for kind, name in enumerate(KINDS)}
+    return Counter({name: c.emulated_count(kind) for kind, name in enumerate(KINDS)})
 
 
 def allocated_bytes() -> int:
@@ -50,7 +50,7 @@ class Record:
     operators: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By kind and operator."""
     lines: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By kind and line of Python, ``file:line function``: the innermost outside torch first."""
+    """By kind and line of Python, ``file:line function``: the innermost outside of torch."""
 
     @property
     def waits(self) -> int:
@@ -76,11 +76,13 @@ def recorded() -> Iterator[Record]:
         c.emulated_listen(LISTENER())
 
 
+_PASSED_OVER = (__file__, library.__file__, nccl.__file__, os.path.dirname(torch.__file__))
+
+
 def _line() -> str:
     """Autograd's threads run lines of Python in custom functions and hooks alone."""
     frame = sys._getframe()
-    torch_itself = os.path.dirname(torch.__file__)
-    while frame is not None and frame.f_code.co_filename.startswith((HERE, torch_itself)):
+    while frame is not None and frame.f_code.co_filename.startswith(_PASSED_OVER):
         frame = frame.f_back
     if frame is None:
         return "autograd"
@@ -101,6 +103,22 @@ def take_in() -> None:
     torch.version.cuda = "13.0"
     torch.Tensor.cuda = _cuda
     nccl.take_in()
+    if importlib.util.find_spec("triton"):
+        _count_launches()
+
+
+def _count_launches() -> None:
+    """Triton's interpreter works on copies of the host; a GPU would launch one kernel."""
+    from triton.runtime.interpreter import GridExecutor
+
+    plain = GridExecutor.__call__
+
+    def launch(self: Any, *arguments: Any, **options: Any) -> None:
+        note("kernel", self.fn.__name__)
+        with muted():
+            plain(self, *arguments, **options)
+
+    GridExecutor.__call__ = launch
 
 
 class Stream(torch.Stream):

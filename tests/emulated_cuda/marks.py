@@ -1,4 +1,4 @@
-"""What a test on the emulated device is marked with."""
+"""What a test is marked with that starts processes on the emulated device, or runs in one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import os
 
 import pytest
 
-from emulated_cuda import FOLDER
+from emulated_cuda import FOLDER, GPUS
 
 needed = pytest.mark.skipif(
     FOLDER not in os.environ,
     reason=f"no emulated CUDA device: tests/run.sh builds it for a CPU build of torch ({FOLDER})",
 )
+
+inside = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        GPUS not in os.environ,
+        reason="it asks the emulated CUDA device, which this process has not taken in",
+    ),
+]

@@ -127,15 +127,18 @@ def test_the_thread_ends_with_what_it_was_for() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_nothing_is_allocated_on_the_device() -> None:
-    online = {name: whole.cuda() for name, whole in draw(0).items()}
-    copies = Accumulation(whole_shards(online), [draw(1)], shapes=SHAPES, alphas=[0.5])
+    online, start, alpha, num_steps = draw(0), draw(1), 0.5, 11
+    on_gpu = {name: whole.cuda() for name, whole in online.items()}
+    copies = Accumulation(whole_shards(on_gpu), [start], shapes=SHAPES, alphas=[alpha])
     copies.follow()
     copies.wait()
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()["allocation.all.allocated"]
-    for _ in range(10):
+    for _ in range(num_steps - 1):
         copies.follow()
         copies.wait()
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
-    expected = {name: whole.cpu() for name, whole in online.items()}
-    torch.testing.assert_close(copies.read()[0], expected, rtol=1e-3, atol=1e-3)
+    (found,) = copies.read()
+    for name, end in online.items():
+        expected = end + alpha**num_steps * (start[name] - end)
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)

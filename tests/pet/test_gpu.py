@@ -1,4 +1,7 @@
-"""The sparse heart on a CUDA device, against the CPU. Skips itself where there is none."""
+"""The sparse heart on a CUDA device, against the CPU. Skips itself where there is none.
+
+Every test run does it on the emulated device, in Triton's interpreter; so the masks are small.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +44,14 @@ WAYS = [
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
 def test_value_gradients_equal_the_dense_product_in_float64(way, dtype, tolerance):
     torch.manual_seed(0)
-    x, grad_y = torch.randn(2048, 512, dtype=dtype), torch.randn(2048, 768, dtype=dtype)
-    positions = torch.randperm(512 * 768)[:5000].sort().values.int()
+    x, grad_y = torch.randn(500, 512, dtype=dtype), torch.randn(500, 768, dtype=dtype)
+    positions = torch.randperm(512 * 768)[:500].sort().values.int()
     expected = (grad_y.double().t() @ x.double()).flatten()[positions.long()]
     found = way(x.cuda(), grad_y.cuda(), positions.cuda()).cpu().double()
     assert float((found - expected).norm() / expected.norm()) < tolerance
 
 
-@pytest.mark.parametrize("num_entries", [1, 300, 5000, 200_000, 512 * 768])
+@pytest.mark.parametrize("num_entries", [1, 300, 1000, 200_000, 512 * 768])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_does_not_wait_for_the_device(num_entries, dtype):
     """Once the plan is made; tiled and sparse ways alike."""
@@ -69,12 +72,13 @@ def test_a_masked_layer_keeps_no_second_weight_and_restores_its_own():
     torch.manual_seed(0)
     size = 2048
     layer = nn.Linear(size, size, bias=False).bfloat16().requires_grad_(False)
-    positions = torch.randperm(size * size)[:4096].sort().values.int()
-    values = nn.Parameter(torch.randn(4096).bfloat16())
+    positions = torch.randperm(size * size)[:500].sort().values.int()
+    values = nn.Parameter(torch.randn(500).bfloat16())
     on_gpu = copy.deepcopy(layer).cuda()
     before = on_gpu.weight.clone()
     mask_module(on_gpu, "weight", nn.Parameter(values.detach().cuda()), positions.cuda())
     x = torch.randn(64, size, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    x @ on_gpu.weight  # cuBLAS takes its workspace, and keeps it
     torch.cuda.reset_peak_memory_stats()
     at_start = torch.cuda.memory_allocated()
     y = on_gpu(x)

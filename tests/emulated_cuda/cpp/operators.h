@@ -15,9 +15,8 @@ namespace emulated {
 using Stack = torch::jit::Stack;
 
 inline const std::set<std::string> kSizedByData = {
-    "aten::nonzero",     "aten::masked_select", "aten::bincount",   "aten::equal",
-    "aten::_unique",     "aten::_unique2",      "aten::unique_dim", "aten::unique_consecutive",
-    "aten::is_nonzero",
+    "aten::nonzero",  "aten::masked_select", "aten::bincount",   "aten::equal",
+    "aten::_unique2", "aten::unique_dim",    "aten::unique_consecutive",
 };
 
 template <typename Visit>
@@ -29,21 +28,23 @@ void visit_tensors(const c10::IValue& value, const Visit& visit) {
   }
 }
 
-// Indices alone may lie on the host; they are brought over. Bools among them are counted first,
-// and the host waits for their number.
-inline void check_indices(const c10::IValue& value, const char* name, bool fills_one_number) {
-  for (const std::optional<at::Tensor>& index : value.toOptionalTensorVector()) {
-    if (!index || !index->defined()) continue;
-    if (index->is_cpu()) note(kPageableUpload, name);
-    const bool is_bool = index->scalar_type() == at::kBool || index->scalar_type() == at::kByte;
-    if (is_bool && !fills_one_number) note(kSize, name);
-  }
-}
-
 // x[mask] = 0 becomes masked_fill, whose size is known.
 inline bool is_fill_of_one_number(c10::ArrayRef<c10::IValue> arguments) {
   return arguments.size() > 2 && arguments[2].isTensor() && arguments[2].toTensor().is_cpu() &&
          arguments[2].toTensor().numel() == 1;
+}
+
+// Bools among the indices are counted first, and the host waits for their number. aten::index has
+// done so before it comes here. Indices alone may lie on the host; torch brings them over itself.
+inline bool counts_bools(const std::string& name, c10::ArrayRef<c10::IValue> arguments) {
+  if (name == "aten::index" || is_fill_of_one_number(arguments)) return false;
+  for (const auto& value : arguments) {
+    if (!value.isOptionalTensorList()) continue;
+    for (const std::optional<at::Tensor>& index : value.toOptionalTensorVector()) {
+      if (index && index->defined() && index->scalar_type() == at::kBool) return true;
+    }
+  }
+  return false;
 }
 
 inline void check_devices(c10::ArrayRef<c10::IValue> arguments, const char* name) {
@@ -68,17 +69,12 @@ inline void check_devices(c10::ArrayRef<c10::IValue> arguments, const char* name
 
 inline bool is_sized_by_data(const std::string& name, c10::ArrayRef<c10::IValue> arguments) {
   if (name == "aten::repeat_interleave") return arguments.back().isNone();  // output_size
-  return kSizedByData.count(name) > 0;
+  return kSizedByData.count(name) > 0 || counts_bools(name, arguments);
 }
 
 inline void compute_on_host(const c10::OperatorHandle& op, Stack* stack) {
   const auto& name = op.operator_name().name;
   const auto arguments = torch::jit::last(*stack, op.schema().arguments().size());
-  for (const auto& value : arguments) {
-    if (value.isOptionalTensorList()) {
-      check_indices(value, name.c_str(), is_fill_of_one_number(arguments));
-    }
-  }
   check_devices(arguments, name.c_str());
   if (is_sized_by_data(name, arguments)) note(kSize, name.c_str());
   note(kKernel, name.c_str());
