@@ -125,12 +125,17 @@ def _sources(model: Any, weights: WeightFiles) -> dict[str, str]:
 
     known = get_model_conversion_mapping(model)
     renamings = [entry for entry in known if isinstance(entry, WeightRenaming)]
-    states, names = model.state_dict(), {name for name, _ in model.named_parameters()}
+    states, parameters = model.state_dict(), dict(model.named_parameters())
+    # Of tensors that are tied, the file may have any one, the model names the first one.
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    everywhere = dict(model.named_parameters(remove_duplicate=False))
     sources = {}
     for source in weights.places:
         name, _ = rename_source_key(source, renamings, [], model.base_model_prefix, states)
-        if name in names:
+        if name in parameters:
             sources[name] = source
+        elif name in everywhere:
+            sources.setdefault(names[id(everywhere[name])], source)
     return sources
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from scalepet.backbones.backbone import Backbone, in_plain_words
 from scalepet.backbones.checkpoint import check_shapes, first_of
 from scalepet.backbones.fill import Fill, Filled, Together, fill_model
-from scalepet.backbones.model_config import family_of
+from scalepet.backbones.model_config import check_tables, family_of
 from scalepet.backbones.sites import Site, list_sites, matches
 from scalepet.errors import ConfigError
 
@@ -137,6 +137,7 @@ def load_model(
             them in other shapes.
     """
     family = family_of(config)
+    check_tables(backbone, config)
     # The head (or all of a random start) is drawn on rank 0 from the global generator, with or
     # without shards.
     torch.manual_seed(backbone.seed)
