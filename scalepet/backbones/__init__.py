@@ -5,6 +5,7 @@
 """
 
 from scalepet.backbones.backbone import Backbone
+from scalepet.backbones.checkpoint import first_of
 from scalepet.backbones.convert import convert, needs_conversion
 from scalepet.backbones.ensemble_tensor import EnsembleTensor, apart, member_of, members_of
 from scalepet.backbones.families import (
@@ -50,6 +51,7 @@ from scalepet.backbones.sites import (
     SiteKind,
     list_sites,
     match_sites,
+    matches,
 )
 from scalepet.backbones.tokenizer import load_tokenizer, tokenizer_fingerprint
 
@@ -74,12 +76,14 @@ __all__ = [
     "detach",
     "family_of",
     "fingerprint",
+    "first_of",
     "full_shape",
     "list_sites",
     "load_model",
     "load_tokenizer",
     "longest_input",
     "match_sites",
+    "matches",
     "member_of",
     "members_of",
     "needs_conversion",
