@@ -21,8 +21,8 @@ from scalepet.tracking import WandbMode
 Count = Annotated[int, Strict(), Gt(0)]
 Whole = Annotated[int, Strict(), Ge(0)]
 Seed = Whole
-Positive = Annotated[float, Strict(), Gt(0)]
-NotNegative = Annotated[float, Strict(), Ge(0)]
+Positive = Annotated[float, Strict(), Gt(0), Lt(1e12)]
+NotNegative = Annotated[float, Strict(), Ge(0), Lt(1e12)]
 Share = Annotated[float, Strict(), Ge(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
 

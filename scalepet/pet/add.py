@@ -202,7 +202,7 @@ class Apet(Method):
             return self
         try:
             positions = {
-                name.removesuffix(POSITIONS): decode_sorted(tensor.numpy())
+                name.removesuffix(POSITIONS): decode_sorted(_row_of_bytes(name, tensor))
                 for name, tensor in saved.items()
             }
         except ValueError as error:
@@ -214,6 +214,14 @@ class Apet(Method):
                 f" eligible; allowed: {self.count:,} entries of the {len(self.eligible)} eligible"
             )
         return self.moved_to(positions)
+
+
+def _row_of_bytes(name: str, saved: Tensor) -> Any:
+    if saved.dtype != torch.uint8 or saved.dim() != 1:
+        raise ValueError(
+            f"{name} is {saved.dtype} of {tuple(saved.shape)}; allowed: a row of bytes"
+        )
+    return saved.numpy()
 
 
 def plan_add(eligible: Sequence[Site], count: int, *, options: Mapping[str, Any]) -> Apet:

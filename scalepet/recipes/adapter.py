@@ -157,7 +157,10 @@ def open_adapter(
     missing = [name for name in _NEEDED if name not in record]
     if missing:
         raise CheckpointError(f"{folder}: scalepet.json lacks {', '.join(missing)}")
+    _check_record(folder, record)
     config = check_config(merge(record["config"], overrides))
+    if config.task.has_classes and not record["labels"]:
+        raise CheckpointError(f"{folder}: labels is []; allowed: the classes of the task")
     plan = plan_run(config, _task_with_labels(config, record["labels"]))
     faults = []
     if not _agrees(record["method"], plan.method.record()):
@@ -178,10 +181,18 @@ def open_adapter(
     method = with_saved_positions(plan.method, fixed)
     trained = {name: tensor for name, tensor in tensors.items() if name not in fixed}
     plan, whole = dataclasses.replace(plan, method=method), record.get("whole", [])
-    if not isinstance(whole, list) or not all(isinstance(name, str) for name in whole):
-        raise CheckpointError(f"{folder}: whole is {whole!r}; allowed: a list of tensor names")
     check_tensors(str(folder), plan, trained, whole=whole)
     return Adapter(folder, plan, trained, tuple(whole))
+
+
+def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where a part of the record is of another type than we write."""
+    if not isinstance(record["config"], dict):
+        raise CheckpointError(f"{folder}: config is {record['config']!r}; allowed: fields")
+    for name in ("labels", "whole"):
+        found = record.get(name, [])
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise CheckpointError(f"{folder}: {name} is {found!r}; allowed: a list of texts")
 
 
 def _agrees(saved: Any, planned: Any) -> bool:
