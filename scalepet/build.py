@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -73,10 +73,21 @@ class Plan:
     @property
     def warnings(self) -> list[str]:
         """What is allowed and may go wrong, each in a line."""
+        return [*self._risks(), *self._ignored()]
+
+    def _risks(self) -> Iterator[str]:
         risk = self.family.fp16_risk
-        if self.config.precision != "fp16" or risk is None:
-            return []
-        return [f"precision: fp16: {risk}; bf16 and fp32 hold them"]
+        if self.config.precision == "fp16" and risk is not None:
+            yield f"precision: fp16: {risk}; bf16 and fp32 hold them"
+
+    def _ignored(self) -> Iterator[str]:
+        ignored = backbones.ignored_generation(self.backbone) if self.form == "text" else {}
+        if ignored:
+            fields = ", ".join(f"{name}: {value}" for name, value in ignored.items())
+            yield (
+                f"the backbone's own way to write texts ({fields}) is not followed: answers are as"
+                " evaluate.num_beams and task.max_target_length say"
+            )
 
     @property
     def loss_sum(self) -> engine.LossSum:

@@ -5,7 +5,7 @@
 """
 
 from scalepet.backbones.backbone import Backbone
-from scalepet.backbones.checkpoint import first_of
+from scalepet.backbones.checkpoint import find_file, first_of
 from scalepet.backbones.convert import convert, needs_conversion
 from scalepet.backbones.ensemble_tensor import EnsembleTensor, apart, member_of, members_of
 from scalepet.backbones.families import (
@@ -18,6 +18,7 @@ from scalepet.backbones.families import (
 )
 from scalepet.backbones.fill import full_shape
 from scalepet.backbones.fingerprint import fingerprint
+from scalepet.backbones.generation import GENERATION_FILE, ignored_generation
 from scalepet.backbones.joints import attend_prefix
 from scalepet.backbones.load import (
     Loaded,
@@ -58,6 +59,7 @@ from scalepet.backbones.tokenizer import load_tokenizer, tokenizer_fingerprint
 __all__ = [
     "ATTENTION_PARTS",
     "FAMILIES",
+    "GENERATION_FILE",
     "SITE_KINDS",
     "Backbone",
     "EnsembleTensor",
@@ -75,9 +77,11 @@ __all__ = [
     "convert",
     "detach",
     "family_of",
+    "find_file",
     "fingerprint",
     "first_of",
     "full_shape",
+    "ignored_generation",
     "list_sites",
     "load_model",
     "load_tokenizer",

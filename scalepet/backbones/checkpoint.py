@@ -39,12 +39,12 @@ def weight_files(backbone: Backbone, *, fetch: bool) -> list[Path]:
         One file, or all shards; nothing where no weights are found.
     """
     for name in _WEIGHTS:
-        found = _find(backbone, name, fetch=fetch)
+        found = find_file(backbone, name, fetch=fetch)
         if found is None:
             continue
         if found.suffix != ".json":
             return [found]
-        shards = [_find(backbone, name, fetch=fetch) for name in _shard_names(backbone, found)]
+        shards = [find_file(backbone, name, fetch=fetch) for name in _shard_names(backbone, found)]
         here = [shard for shard in shards if shard is not None]
         return here if len(here) == len(shards) else []
     return []
@@ -63,7 +63,10 @@ def _shard_names(backbone: Backbone, index: Path) -> list[str]:
         return names
 
 
-def _find(backbone: Backbone, name: str, *, fetch: bool) -> Path | None:
+def find_file(backbone: Backbone, name: str, *, fetch: bool) -> Path | None:
+    """A file beside the weights; None where there is none, or none on this machine."""
+    if Path(backbone.place).is_file():
+        return None
     try:
         found = cached_file(
             backbone.place, name, revision=backbone.revision, local_files_only=not fetch
