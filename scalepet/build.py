@@ -24,6 +24,7 @@ from scalepet.config import (
 from scalepet.data import Examples, Form, Rows, Task
 from scalepet.engine import AdamW, Answerer
 from scalepet.errors import ConfigError, Faults, some_ranks
+from scalepet.exact import exactly
 from scalepet.pet import METHODS, Method, together
 
 OptionsOf = Callable[[FurtherMethod], dict[str, Any]]
@@ -358,9 +359,18 @@ def optimizer_of(config: RunConfig) -> AdamW:
 
 def learning_rate_factor(train: TrainConfig | LearnConfig, step: int, *, num_steps: int) -> float:
     """As ``engine.learning_rate_factor``, by the schedule and warm-up of a config."""
+    num_warmup_steps = round(exactly(train.warmup) * num_steps)
     return engine.learning_rate_factor(
-        train.schedule, step, num_steps=num_steps, num_warmup_steps=round(train.warmup * num_steps)
+        train.schedule, step, num_steps=num_steps, num_warmup_steps=num_warmup_steps
     )
+
+
+def num_steps_of(train: TrainConfig, steps_per_epoch: int) -> int:
+    """The optimizer steps of a run; what is left of a part of an epoch is a step, too."""
+    if train.steps is not None:
+        return train.steps
+    assert train.epochs is not None, "the config check sees to it"
+    return math.ceil(exactly(train.epochs) * steps_per_epoch)
 
 
 def train_loader(plan: Plan, train: Examples, *, most_rows: int | None = None) -> data.TrainLoader:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -259,7 +260,7 @@ def _groups(sites: Sequence[Site], group_by: Group) -> dict[str, str]:
     return {site.name: getattr(site, group_by) for site in sites}
 
 
-def largest_move(apet: Apet, name: str, part: float) -> int:
+def largest_move(apet: Apet, name: str, part: Fraction) -> int:
     """How many entries of the tensor ``name`` may move when ``part`` of them should."""
     assert apet.mask is not None
     num_entries = apet.mask.positions[name].size

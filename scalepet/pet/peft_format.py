@@ -239,7 +239,7 @@ def _shira(method: Apet, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
         raise CheckpointError(f"apet: SHiRA has linear layers only, not {odd[0]}; allowed: matrix")
     ranks, tensors = {}, {}
     for name, positions in method.mask.positions.items():
-        ranks[name] = math.ceil(positions.size / sum(method.mask.shapes[name]))
+        ranks[name] = -(-positions.size // sum(method.mask.shapes[name]))
     r = max(ranks.values())
     for name, positions in method.mask.positions.items():
         rows, columns = method.mask.shapes[name]

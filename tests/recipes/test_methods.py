@@ -30,6 +30,7 @@ SHORT = {"steps": 6, "evaluate_every": 6}
             {"name": "apet", "budget": 200, "select": "magnitude"}, "bert", marks=pytest.mark.slow
         ),
         (MOVING, "bert"),
+        ({"name": "apet", "budget": 800, "move_every": 1}, "bert"),
         ({"name": "apet", "budget": 400, "operation": "mix", "also": [{"name": "ia3"}]}, "t5"),
     ],
 )
