@@ -10,6 +10,7 @@ from scalepet.backbones.convert import convert, needs_conversion
 from scalepet.backbones.ensemble_tensor import EnsembleTensor, apart, member_of, members_of
 from scalepet.backbones.families import (
     FAMILIES,
+    T5_HEAD,
     Family,
     class_scores,
     classify,
@@ -61,6 +62,7 @@ __all__ = [
     "FAMILIES",
     "GENERATION_FILE",
     "SITE_KINDS",
+    "T5_HEAD",
     "Backbone",
     "EnsembleTensor",
     "Family",

@@ -158,7 +158,7 @@ def open_adapter(
     if missing:
         raise CheckpointError(f"{folder}: scalepet.json lacks {', '.join(missing)}")
     _check_record(folder, record)
-    config = check_config(merge(record["config"], overrides))
+    config = check_config(merge(_as_recorded(record), overrides))
     if config.task.has_classes and not record["labels"]:
         raise CheckpointError(f"{folder}: labels is []; allowed: the classes of the task")
     plan = plan_run(config, _task_with_labels(config, record["labels"]))
@@ -183,6 +183,24 @@ def open_adapter(
     plan, whole = dataclasses.replace(plan, method=method), record.get("whole", [])
     check_tensors(str(folder), plan, trained, whole=whole)
     return Adapter(folder, plan, trained, tuple(whole))
+
+
+def _as_recorded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a record; where it is of before ``released`` gave a T5 biases, it says so."""
+    config, saved = dict(record["config"]), record["method"]
+    parts = saved.get("methods", [saved]) if isinstance(saved, dict) else []
+    known = {name for part in parts for name in part.get("options", ())}
+    section = config.get("method")
+    if "biases" in known or not isinstance(section, dict):
+        return config
+
+    def of_then(one: Any) -> Any:
+        is_old = isinstance(one, dict) and one.get("name") == "released"
+        return {"biases": False, **one} if is_old else one
+
+    also = section.get("also")
+    section = {**section, "also": [*map(of_then, also)]} if isinstance(also, list) else section
+    return {**config, "method": of_then(section)}
 
 
 def _check_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -131,6 +131,25 @@ def test_numbers_beyond_all_ranges_are_refused(name, value, adapter, tmp_path):
         open_adapter(folder, overrides={})
 
 
+def test_an_adapter_of_before_there_were_biases_stays_as_it_is(write_run, tmp_path):
+    """0.1 wrote no such option, and picked among tensors without them."""
+    method = {"name": "released", "budget": 6000}
+    then = {**method, "biases": False}
+    save_random_adapter(write_run(tmp_path / "run", "t5-gated", method=then))
+
+    def forget(record):
+        record["config"]["method"].pop("biases")
+        for part in record["method"]["methods"]:
+            part["options"].pop("biases")
+
+    folder = forged(tmp_path / "run" / "adapter", tmp_path / "old", record=forget)
+    old = open_adapter(folder, overrides={})
+    assert not any("bias_delta" in name for name in old.tensors)
+    save_random_adapter(write_run(tmp_path / "new", "t5-gated", method=method))
+    new = open_adapter(tmp_path / "new", overrides={})
+    assert any("bias_delta" in name for name in new.tensors)
+
+
 def test_a_tokenizer_with_a_bad_expression_is_refused(adapter, backbones_with_tokenizers, tmp_path):
     place = tmp_path / "tokenizer"
     place.mkdir()
