@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -24,6 +24,7 @@ from scalepet.config import (
 from scalepet.data import Examples, Form, Rows, Task
 from scalepet.engine import AdamW, Answerer
 from scalepet.errors import ConfigError, Faults, some_ranks
+from scalepet.exact import exactly
 from scalepet.pet import METHODS, Method, together
 
 OptionsOf = Callable[[FurtherMethod], dict[str, Any]]
@@ -73,10 +74,21 @@ class Plan:
     @property
     def warnings(self) -> list[str]:
         """What is allowed and may go wrong, each in a line."""
+        return [*self._risks(), *self._ignored()]
+
+    def _risks(self) -> Iterator[str]:
         risk = self.family.fp16_risk
-        if self.config.precision != "fp16" or risk is None:
-            return []
-        return [f"precision: fp16: {risk}; bf16 and fp32 hold them"]
+        if self.config.precision == "fp16" and risk is not None:
+            yield f"precision: fp16: {risk}; bf16 and fp32 hold them"
+
+    def _ignored(self) -> Iterator[str]:
+        ignored = backbones.ignored_generation(self.backbone) if self.form == "text" else {}
+        if ignored:
+            fields = ", ".join(f"{name}: {value}" for name, value in ignored.items())
+            yield (
+                f"the backbone's own way to write texts ({fields}) is not followed: answers are as"
+                " evaluate.num_beams and task.max_target_length say"
+            )
 
     @property
     def loss_sum(self) -> engine.LossSum:
@@ -347,9 +359,18 @@ def optimizer_of(config: RunConfig) -> AdamW:
 
 def learning_rate_factor(train: TrainConfig | LearnConfig, step: int, *, num_steps: int) -> float:
     """As ``engine.learning_rate_factor``, by the schedule and warm-up of a config."""
+    num_warmup_steps = round(exactly(train.warmup) * num_steps)
     return engine.learning_rate_factor(
-        train.schedule, step, num_steps=num_steps, num_warmup_steps=round(train.warmup * num_steps)
+        train.schedule, step, num_steps=num_steps, num_warmup_steps=num_warmup_steps
     )
+
+
+def num_steps_of(train: TrainConfig, steps_per_epoch: int) -> int:
+    """The optimizer steps of a run; what is left of a part of an epoch is a step, too."""
+    if train.steps is not None:
+        return train.steps
+    assert train.epochs is not None, "the config check sees to it"
+    return math.ceil(exactly(train.epochs) * steps_per_epoch)
 
 
 def train_loader(plan: Plan, train: Examples, *, most_rows: int | None = None) -> data.TrainLoader:

@@ -5,10 +5,12 @@
 """
 
 from scalepet.backbones.backbone import Backbone
+from scalepet.backbones.checkpoint import find_file, first_of
 from scalepet.backbones.convert import convert, needs_conversion
 from scalepet.backbones.ensemble_tensor import EnsembleTensor, apart, member_of, members_of
 from scalepet.backbones.families import (
     FAMILIES,
+    T5_HEAD,
     Family,
     class_scores,
     classify,
@@ -17,6 +19,7 @@ from scalepet.backbones.families import (
 )
 from scalepet.backbones.fill import full_shape
 from scalepet.backbones.fingerprint import fingerprint
+from scalepet.backbones.generation import GENERATION_FILE, ignored_generation
 from scalepet.backbones.joints import attend_prefix
 from scalepet.backbones.load import (
     Loaded,
@@ -50,13 +53,16 @@ from scalepet.backbones.sites import (
     SiteKind,
     list_sites,
     match_sites,
+    matches,
 )
 from scalepet.backbones.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 __all__ = [
     "ATTENTION_PARTS",
     "FAMILIES",
+    "GENERATION_FILE",
     "SITE_KINDS",
+    "T5_HEAD",
     "Backbone",
     "EnsembleTensor",
     "Family",
@@ -73,13 +79,17 @@ __all__ = [
     "convert",
     "detach",
     "family_of",
+    "find_file",
     "fingerprint",
+    "first_of",
     "full_shape",
+    "ignored_generation",
     "list_sites",
     "load_model",
     "load_tokenizer",
     "longest_input",
     "match_sites",
+    "matches",
     "member_of",
     "members_of",
     "needs_conversion",

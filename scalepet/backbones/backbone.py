@@ -87,7 +87,7 @@ def in_plain_words(backbone: Backbone) -> Iterator[None]:
         ) from error
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """An error of a library in one line; its type where it says nothing."""
     words = " ".join(str(error).split()) or type(error).__name__
     if "trust_remote_code" in words:  # which transformers asks for, and nobody can give here

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import zipfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +42,13 @@ def weight_files(backbone: Backbone, *, fetch: bool) -> list[Path]:
         ConfigError: an index names shards that are not there.
     """
     for name in _WEIGHTS:
-        found = _find(backbone, name, fetch=fetch)
+        found = find_file(backbone, name, fetch=fetch)
         if found is None:
             continue
         if found.suffix != ".json":
             return [found]
         names = _shard_names(backbone, found)
-        shards = [_find(backbone, name, fetch=fetch) for name in names]
+        shards = [find_file(backbone, name, fetch=fetch) for name in names]
         here = [shard for shard in shards if shard is not None]
         if len(here) < len(shards) and (fetch or found.parent == Path(backbone.place)):
             gone = [name for name, shard in zip(names, shards, strict=True) if shard is None]
@@ -72,7 +74,10 @@ def _shard_names(backbone: Backbone, index: Path) -> list[str]:
         return names
 
 
-def _find(backbone: Backbone, name: str, *, fetch: bool) -> Path | None:
+def find_file(backbone: Backbone, name: str, *, fetch: bool) -> Path | None:
+    """A file beside the weights; None where there is none, or none on this machine."""
+    if Path(backbone.place).is_file():
+        return None
     try:
         found = cached_file(
             backbone.place, name, revision=backbone.revision, local_files_only=not fetch
@@ -82,33 +87,57 @@ def _find(backbone: Backbone, name: str, *, fetch: bool) -> Path | None:
     return None if found is None else Path(found)
 
 
-def has_own_head(backbone: Backbone, config: Any) -> bool:
-    """Whether the output projection of a T5 is a weight of its own (v1.1, flan, UL2) or the
-    embedding (v1.0).
+def own_tables(backbone: Backbone, names: Sequence[str]) -> tuple[str, ...] | None:
+    """Which of the tensors that a family may store as one are weights of their own.
 
-    The weight files decide where they are on this machine: transformers writes one and the same
-    ``tie_word_embeddings: true`` for both. Else the config does: v1.0 scales what goes into the
-    projection, v1.1 does not.
+    The weight files decide: a config.json of transformers says ``tie_word_embeddings: true``
+    whatever there is. Those that are lacking, and those with the same numbers, are one tensor; it
+    is the first one that is there, under whatever name and in whatever file.
+
+    Args:
+        names: of the tensors, the one that others are tied to first.
+
+    Returns:
+        Names without the first; None where the files are not on this machine, or there are none.
 
     Raises:
         ConfigError: a weight file is cut or broken.
     """
     files = [] if backbone.random_start else weight_files(backbone, fetch=False)
-    if not files or any(file.suffix != ".safetensors" for file in files):
-        return not config.scale_decoder_outputs
-    with in_plain_words(backbone):
-        head = _read_tensor(files, "lm_head.weight")
-        embedding = _read_tensor(files, "shared.weight")
-    return head is not None and embedding is not None and not torch.equal(head, embedding)
+    if not files:
+        return None
+    with in_plain_words(backbone), ExitStack() as opened:
+        found = dict(_read_tensors(files, names, opened))
+        present = [name for name in names if name in found]
+        return tuple(n for n in present[1:] if not _is_same(found[n], found[present[0]]))
 
 
-def _read_tensor(files: Sequence[Path], name: str) -> Tensor | None:
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    dtype = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(dtype), other.to(dtype))
+
+
+def _read_tensors(
+    files: Sequence[Path], names: Collection[str], opened: ExitStack
+) -> Iterator[tuple[str, Tensor]]:
+    """Those of ``names`` that are there; the files stay mapped as long as ``opened`` is open."""
     for file in files:
         check_file(file)
-        with safe_open(file, framework="pt") as tensors:
-            if name in tensors.keys():  # noqa: SIM118 (the handle is no mapping)
-                return tensors.get_tensor(name)
-    return None
+        if file.suffix == ".safetensors":
+            tensors = opened.enter_context(safe_open(file, framework="pt"))
+            yield from ((n, tensors.get_tensor(n)) for n in {*tensors.keys()} & {*names})
+        else:
+            yield from ((n, t) for n, t in load_pickled(file).items() if n in names)
+
+
+def load_pickled(file: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.bin`` file, mapped into memory; nothing in it is run."""
+    # torch before 1.6 wrote no zip files, which alone can be mapped.
+    is_mapped = zipfile.is_zipfile(file)
+    loaded: dict[str, Tensor] = torch.load(
+        file, map_location="cpu", mmap=is_mapped, weights_only=True
+    )
+    return loaded
 
 
 def check_shapes(backbone: Backbone, mismatched: Collection[tuple[str, Any, Any]]) -> None:

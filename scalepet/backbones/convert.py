@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import shutil
 import uuid
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError
 from torch import Tensor
 
 from scalepet.backbones.backbone import Backbone, in_plain_words
-from scalepet.backbones.checkpoint import weight_files
+from scalepet.backbones.checkpoint import load_pickled, weight_files
 from scalepet.backbones.fingerprint import fingerprint
 from scalepet.errors import CheckpointError
 
@@ -66,10 +64,7 @@ def converted_folder(backbone: Backbone, config: object) -> Path:
 def _own_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """Tensors of a pickle file; of those that share their numbers the first one."""
     seen = set()
-    # torch before 1.6 wrote no zip files, which alone can be mapped.
-    is_mapped = zipfile.is_zipfile(file)
-    loaded = torch.load(file, map_location="cpu", mmap=is_mapped, weights_only=True)
-    for name, tensor in loaded.items():
+    for name, tensor in load_pickled(file).items():
         key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
         if key not in seen:
             seen.add(key)

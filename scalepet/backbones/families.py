@@ -78,23 +78,40 @@ class Family:
         return "image_classification" in self.forms
 
 
-@cache
-def own_head_t5() -> Any:
-    """The class of a T5 whose output projection is a weight of its own: v1.1, flan, UL2.
+T5_HEAD = "lm_head.weight"
+T5_TABLES = (
+    "shared.weight",
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    T5_HEAD,
+)
+"""The tensors that a T5 may store as one, in the order in which transformers looks for it."""
 
-    transformers ties the projection to the embedding in every T5, unless it finds other numbers in
-    the checkpoint. Under ZeRO-3 it compares empty placeholders, finds them equal, and the model
-    silently loses its head. So what is tied is said here, before anything is loaded.
+
+def own_head_t5() -> Any:
+    """The class of a T5 whose output projection is a weight of its own: v1.1, flan, UL2."""
+    return _t5_with((T5_HEAD,))
+
+
+@cache
+def _t5_with(own: tuple[str, ...]) -> Any:
+    """The class of a T5 with these of ``T5_TABLES`` as weights of their own.
+
+    transformers ties all of them in every T5, unless it finds other numbers in the checkpoint.
+    Under ZeRO-3 it compares empty placeholders, finds them equal, and the model silently loses its
+    head. So what is tied is said here, before anything is loaded.
     """
     # The modules of the models take seconds to import, and most commands need none of them.
     base: Any = transformers.T5ForConditionalGeneration
-    tied = {name: of for name, of in base._tied_weights_keys.items() if name != "lm_head.weight"}
-    return type("OwnHeadT5", (base,), {"_tied_weights_keys": tied})
+    tied = {name: of for name, of in base._tied_weights_keys.items() if name not in own}
+    return type("OwnTablesT5", (base,), {"_tied_weights_keys": tied}) if own else base
 
 
 def _t5_class(config: Any) -> Any:
+    if getattr(config, "own_tables", None) is not None:
+        return _t5_with(tuple(config.own_tables))
     has_own_head = getattr(config, "has_own_head", not config.scale_decoder_outputs)
-    return own_head_t5() if has_own_head else transformers.T5ForConditionalGeneration
+    return _t5_with((T5_HEAD,) if has_own_head else ())
 
 
 def _cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from scalepet.backbones.backbone import Backbone
@@ -69,7 +68,7 @@ def fill_model(
     if not files:
         return "its weights are no safetensors files"
     weights, family = together(lambda: WeightFiles.open(files)), family_of(config)
-    model = _empty(backbone, config, dtype)
+    model = _empty(config, dtype)
     sources = _sources(model, weights)
     parameters = dict(model.named_parameters())
     for name in [name for name in sources if matches(name, family.head)]:
@@ -102,7 +101,7 @@ def fill_model(
     return Filled(model.eval(), lacking, how)
 
 
-def _empty(backbone: Backbone, config: Any, dtype: torch.dtype) -> Any:
+def _empty(config: Any, dtype: torch.dtype) -> Any:
     """What ``from_pretrained`` builds before it reads; no weight is drawn."""
     model_class = family_of(config).model_class(config)
     with ExitStack() as stack:
@@ -110,11 +109,6 @@ def _empty(backbone: Backbone, config: Any, dtype: torch.dtype) -> Any:
             stack.enter_context(context)
         model = model_class(config)
     model.tie_weights()
-    if model.can_generate():
-        with suppress(OSError):  # without a file of its own it stays as made from the config
-            model.generation_config = transformers.GenerationConfig.from_pretrained(
-                backbone.place, revision=backbone.revision
-            )
     return model
 
 
@@ -125,12 +119,17 @@ def _sources(model: Any, weights: WeightFiles) -> dict[str, str]:
 
     known = get_model_conversion_mapping(model)
     renamings = [entry for entry in known if isinstance(entry, WeightRenaming)]
-    states, names = model.state_dict(), {name for name, _ in model.named_parameters()}
+    states, parameters = model.state_dict(), dict(model.named_parameters())
+    # Of tensors that are tied, the file may have any one, the model names the first one.
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    everywhere = dict(model.named_parameters(remove_duplicate=False))
     sources = {}
     for source in weights.places:
         name, _ = rename_source_key(source, renamings, [], model.base_model_prefix, states)
-        if name in names:
+        if name in parameters:
             sources[name] = source
+        elif name in everywhere:
+            sources.setdefault(names[id(everywhere[name])], source)
     return sources
 
 

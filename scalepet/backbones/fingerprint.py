@@ -24,6 +24,7 @@ _NOT_THE_WEIGHTS = {
     "id2label",
     "label2id",
     "num_labels",
+    "own_tables",
     "transformers_version",
     *DROPOUT_FIELDS,
 }

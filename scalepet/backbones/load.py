@@ -18,7 +18,8 @@ from torch import nn
 from scalepet.backbones.backbone import Backbone, in_plain_words
 from scalepet.backbones.checkpoint import check_shapes, first_of
 from scalepet.backbones.fill import Fill, Filled, Together, fill_model
-from scalepet.backbones.model_config import family_of
+from scalepet.backbones.generation import plain_generation
+from scalepet.backbones.model_config import check_tables, family_of
 from scalepet.backbones.sites import Site, list_sites, matches
 from scalepet.errors import ConfigError
 
@@ -137,6 +138,7 @@ def load_model(
             them in other shapes.
     """
     family = family_of(config)
+    check_tables(backbone, config)
     # The head (or all of a random start) is drawn on rank 0 from the global generator, with or
     # without shards.
     torch.manual_seed(backbone.seed)
@@ -147,6 +149,8 @@ def load_model(
             model, lacking, how = _read(backbone, config, dtype, fill, together)
     _check_lacking(backbone, lacking, may_lack=family.may_lack)
     model.requires_grad_(False)
+    if model.can_generate():
+        model.generation_config = plain_generation(config)
     if backbone.checkpoint_activations:
         _checkpoint_activations(model)
     head = [
@@ -185,6 +189,7 @@ def _read(
             revision=backbone.revision,
             dtype=dtype,
             trust_remote_code=False,
+            generation_config=plain_generation(config),  # else it reads a file, whatever is in it
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported, and refused in our words
         )

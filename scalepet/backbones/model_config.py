@@ -8,8 +8,8 @@ from typing import Any
 import transformers
 
 from scalepet.backbones.backbone import WHAT_A_PATH_IS, Backbone, check_files, in_plain_words
-from scalepet.backbones.checkpoint import has_own_head
-from scalepet.backbones.families import FAMILIES, Family
+from scalepet.backbones.checkpoint import own_tables
+from scalepet.backbones.families import FAMILIES, T5_HEAD, T5_TABLES, Family
 from scalepet.errors import ConfigError
 
 DROPOUT_FIELDS = (
@@ -44,7 +44,7 @@ def read_model_config(backbone: Backbone) -> Any:
         )
     _check_needs(backbone, config)
     if config.model_type == "t5":
-        config.has_own_head = has_own_head(backbone, config)
+        _tell_tables(backbone, config)
     if backbone.num_classes is not None:
         config.num_labels = backbone.num_classes
     if backbone.dropout is not None:
@@ -52,6 +52,32 @@ def read_model_config(backbone: Backbone) -> Any:
             if hasattr(config, name):
                 setattr(config, name, backbone.dropout)
     return config
+
+
+def _tell_tables(backbone: Backbone, config: Any) -> None:
+    """``own_tables``: which tables of a T5 are weights of their own, None where the files are not
+    here; ``has_own_head``: whether its output projection is one (v1.1, flan, UL2) or the embedding
+    (v1.0). v1.0 scales what goes into the projection, v1.1 does not.
+    """
+    own = own_tables(backbone, T5_TABLES)
+    config.own_tables = None if own is None else list(own)
+    config.has_own_head = not config.scale_decoder_outputs if own is None else T5_HEAD in own
+
+
+def check_tables(backbone: Backbone, config: Any) -> None:
+    """Raises ConfigError where weights that have come after ``read_model_config`` have other
+    tables than their config.json says.
+    """
+    if config.model_type != "t5" or config.own_tables is not None or backbone.random_start:
+        return
+    told = [T5_HEAD] if config.has_own_head else []
+    found = list(own_tables(backbone, T5_TABLES) or ())
+    if found != told:
+        raise ConfigError(
+            f"backbone.path: {backbone.path!r}: tables of their own are {found or 'none'} in its"
+            f" weights, {told or 'none'} by its config.json; now that the weights are here, the"
+            " same command reads them as they are"
+        )
 
 
 def _check_place(backbone: Backbone) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import transformers
 from torch import Tensor
 
 from scalepet.backbones.backbone import Backbone
+from scalepet.backbones.checkpoint import find_file
+from scalepet.backbones.generation import GENERATION_FILE
 from scalepet.backbones.model_config import family_of
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -67,7 +70,8 @@ def _cut(sizes: Mapping[str, int], max_shard_bytes: int) -> list[list[str]]:
 def write_model_config(
     folder: Path, backbone: Backbone, config: Any, *, dtype: torch.dtype, labels: Sequence[str]
 ) -> None:
-    """Write the config.json of the model that ``config`` describes.
+    """Write the config.json of the model that ``config`` describes, and what lies beside the
+    weights about how texts are written.
 
     Args:
         labels: names of the classes, in class order; a model without a head needs none.
@@ -80,9 +84,13 @@ def write_model_config(
     plain.architectures = [_public_name(family.model_class(config))]
     plain.dtype = dtype
     if family.head:
+        plain.problem_type = "single_label_classification"  # one class a row is what is trained
         plain.id2label = dict(enumerate(labels))
         plain.label2id = {label: index for index, label in enumerate(labels)}
     plain.save_pretrained(folder)
+    beside = find_file(backbone, GENERATION_FILE, fetch=True)
+    if beside is not None and family.model_class(config).can_generate():
+        shutil.copyfile(beside, folder / GENERATION_FILE)
 
 
 def _public_name(model_class: Any) -> str:

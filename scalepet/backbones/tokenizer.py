@@ -37,7 +37,9 @@ def load_tokenizer(
             place, revision=None if path else backbone.revision, trust_remote_code=False
         )
         tokenizer("a")  # a broken vocabulary shows only here
-    except Exception as error:  # the tokenizer libraries raise bare Exceptions of their own
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # bare Exceptions, and panics of Rust, which are not even that
         raise ConfigError(
             f"backbone.tokenizer: none can be loaded from {place!r} ({reason(error)}); {_ALLOWED}"
         ) from error

@@ -22,13 +22,17 @@ from scalepet.tracking import WandbMode
 Count = Annotated[int, Strict(), Gt(0)]
 Whole = Annotated[int, Strict(), Ge(0)]
 Seed = Whole
-Positive = Annotated[float, Strict(), Gt(0)]
-NotNegative = Annotated[float, Strict(), Ge(0)]
+Positive = Annotated[float, Strict(), Gt(0), Lt(1e12)]
+NotNegative = Annotated[float, Strict(), Ge(0), Lt(1e12)]
 Share = Annotated[float, Strict(), Ge(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
 
 OnNonFinite = Literal["stop", "skip"]
 
+_WEIGHT_DECAY = (
+    "of AdamW, decoupled: pulls all that is trained to zero, which are changes of the backbone;"
+    " under full and in a head they are the weights themselves"
+)
 DEFAULT_METHOD = "apet"
 DEFAULT_EPOCHS = 3.0
 
@@ -103,7 +107,7 @@ class TrainConfig(Section):
     micro_batch_size: Count = Field(8, description="the most rows of one forward of one device")
     learning_rate: Positive = Field(1e-2, description="peak rate of what the method tunes")
     head_learning_rate: Positive = Field(1e-3, description="peak rate of a classification head")
-    weight_decay: NotNegative = Field(0.0, description="decoupled; pulls deltas to zero")
+    weight_decay: NotNegative = Field(0.0, description=_WEIGHT_DECAY)
     schedule: Schedule = Field("linear", description="the rate after the warm-up; falls to zero")
     warmup: Share = Field(0.06, description="part of the steps in which the rate rises")
     clip: Positive | None = Field(1.0, description="largest gradient norm; null: no clipping")
@@ -191,7 +195,7 @@ class LearnConfig(Section):
     micro_batch_size: Count = Field(8, description="the most rows of one forward of one device")
     learning_rate: Positive = Field(1e-3, description="peak rate of what the method tunes")
     head_learning_rate: Positive = Field(1e-2, description="peak rate of the growing head")
-    weight_decay: NotNegative = Field(0.0, description="decoupled; pulls deltas to zero")
+    weight_decay: NotNegative = Field(0.0, description=_WEIGHT_DECAY)
     schedule: Schedule = Field("constant", description="the rate in each experience")
     warmup: Share = Field(0.0, description="part of the steps in which the rate rises")
     clip: Positive | None = Field(1.0, description="largest gradient norm; null: no clipping")

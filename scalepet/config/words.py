@@ -59,7 +59,7 @@ def _limited(kind: Any, limits: Sequence[Any]) -> str:
         if isinstance(limit, Ge):
             words += f" from {limit.ge}"
         if isinstance(limit, Lt):
-            words += f" to below {limit.lt}"
+            words += f" to below {limit.lt:g}" if kind is float else f" to below {limit.lt}"
     return words
 
 

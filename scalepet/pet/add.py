@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -202,7 +203,7 @@ class Apet(Method):
             return self
         try:
             positions = {
-                name.removesuffix(POSITIONS): decode_sorted(tensor.numpy())
+                name.removesuffix(POSITIONS): decode_sorted(_row_of_bytes(name, tensor))
                 for name, tensor in saved.items()
             }
         except ValueError as error:
@@ -214,6 +215,14 @@ class Apet(Method):
                 f" eligible; allowed: {self.count:,} entries of the {len(self.eligible)} eligible"
             )
         return self.moved_to(positions)
+
+
+def _row_of_bytes(name: str, saved: Tensor) -> Any:
+    if saved.dtype != torch.uint8 or saved.dim() != 1:
+        raise ValueError(
+            f"{name} is {saved.dtype} of {tuple(saved.shape)}; allowed: a row of bytes"
+        )
+    return saved.numpy()
 
 
 def plan_add(eligible: Sequence[Site], count: int, *, options: Mapping[str, Any]) -> Apet:
@@ -251,7 +260,7 @@ def _groups(sites: Sequence[Site], group_by: Group) -> dict[str, str]:
     return {site.name: getattr(site, group_by) for site in sites}
 
 
-def largest_move(apet: Apet, name: str, part: float) -> int:
+def largest_move(apet: Apet, name: str, part: Fraction) -> int:
     """How many entries of the tensor ``name`` may move when ``part`` of them should."""
     assert apet.mask is not None
     num_entries = apet.mask.positions[name].size

@@ -60,7 +60,7 @@ class Concat(Method):
 
     @property
     def num_positions(self) -> int:
-        return math.ceil(self.count / self.width)
+        return -(-self.count // self.width)
 
     def attach(self, model: Any) -> None:
         length = self.num_positions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from annotated_types import Gt
+from annotated_types import Gt, Lt
 from torch import Tensor, nn
 
 from scalepet.backbones import Site
@@ -13,7 +13,7 @@ from scalepet.pet.calibration import is_scale
 
 # Types of options; the config holds a file to their limits before a builder is called.
 Count = Annotated[int, Gt(0)]
-Positive = Annotated[float, Gt(0)]
+Positive = Annotated[float, Gt(0), Lt(1e12)]
 
 
 class Keeps(NamedTuple):

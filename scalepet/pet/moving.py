@@ -46,10 +46,13 @@ def move_entries(
         start: the flat position where the slice begins.
         num_moved: at most the entries that are not in the mask.
 
-    Ties go to the lower position, so the result is the same at any world size.
+    Values that are alike to two or three digits (in bf16) are ties. Ties go to the lower position,
+    so the result is the same at any world size.
     """
     old = torch.from_numpy(positions).long()
-    kept = values.abs().argsort(stable=True)[num_moved:].sort().values
+    # After Adam's first step all values are one rate, give or take the rounding of so many ranks.
+    sizes = values.abs().bfloat16()
+    kept = sizes.argsort(stable=True)[num_moved:].sort().values
     new = _best_outside(old, gradients.abs(), start=start, count=num_moved)
     together = torch.cat([old[kept], new])
     came_from = torch.cat([kept, torch.full_like(new, -1)])

@@ -21,11 +21,16 @@ from scalepet.pet.calibration import scaled_in
 from scalepet.pet.ia3 import Ia3, factors_of
 from scalepet.pet.lora import Lora
 from scalepet.pet.method import Method
+from scalepet.pet.peft_config import config_faults
 from scalepet.pet.prefix import PrefixTuning
 from scalepet.pet.prompt import PromptTuning
 
 _BASE = "base_model.model."
+_HEADS = ("classifier", "score")
+"""What PEFT takes for the head of a classifier without being told."""
 _INDICES = ".shira_indices"
+_OF_LAYERS = (".lora_", ".ia3_l", ".shira_")
+"""What stands behind the name of a module that is adapted."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def to_peft(
 
     Args:
         trained: of the method, by name.
-        head: of the task, by name.
+        head: of the task, and what else is kept whole of the backbone, by name.
         is_t5: the backbone reads with an encoder and writes with a decoder.
 
     Raises:
@@ -59,12 +64,14 @@ def to_peft(
             f"PEFT has nothing like {type(method).__name__}; allowed: one method of lora, ia3,"
             " prompt (T5), prefix (BERT) and apet on linear layers (SHiRA)"
         )
-    if head and isinstance(method, PrefixTuning):
+    modules = sorted({name.rpartition(".")[0] for name in head})
+    if modules and isinstance(method, PrefixTuning):
         # PEFT wraps the head of a prompt-like method by itself, under names of its own.
         config["task_type"] = "SEQ_CLS"
+        config["modules_to_save"] = [module for module in modules if module not in _HEADS] or None
         tensors |= {f"base_model.{name}": tensor for name, tensor in head.items()}
-    elif head:
-        config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in head})
+    elif modules:
+        config["modules_to_save"] = modules
         tensors |= {f"{_BASE}{name}": tensor for name, tensor in head.items()}
     return PeftAdapter({**config, "inference_mode": True}, tensors)
 
@@ -99,7 +106,11 @@ def from_peft(
     head = {name: codes[name] for name in head_names}
     tuned = {name: tensor for name, tensor in codes.items() if name not in head}
     ours = to_peft(method, tuned, head=head, is_t5=is_t5)
-    faults = [*_config_faults(ours.config, adapter.config), *_tensor_faults(ours, adapter)]
+    modules = {m for name in adapter.tensors if (m := _module_of(name)) is not None}
+    faults = [
+        *config_faults(ours.config, adapter.config, modules=modules),
+        *_tensor_faults(ours, adapter),
+    ]
     if faults:
         raise CheckpointError(faults)
     # Where a number lands on its way out is where it is found on its way back.
@@ -124,13 +135,12 @@ def _numbered(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     return numbered
 
 
-def _config_faults(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
-    """Which layers are meant is told by the tensors: PEFT has many ways to name them."""
-    for field, value in ours.items():
-        if field in ("target_modules", "feedforward_modules", "modules_to_save", "inference_mode"):
-            continue
-        if field not in ("task_type", "r") and theirs.get(field, value) != value:
-            yield f"adapter_config.json: {field} is {theirs[field]!r}; allowed: {value!r}"
+def _module_of(name: str) -> str | None:
+    """The module that a tensor of the file changes; None where it is one that was saved whole."""
+    for what in _OF_LAYERS:
+        if what in name:
+            return name.removeprefix(_BASE).partition(what)[0]
+    return None
 
 
 def _tensor_faults(ours: PeftAdapter, theirs: PeftAdapter) -> Iterator[str]:
@@ -205,6 +215,7 @@ def _prefix(method: PrefixTuning, trained: Mapping[str, Tensor], is_t5: bool) ->
         "peft_type": "PREFIX_TUNING",
         "task_type": "FEATURE_EXTRACTION",
         "num_virtual_tokens": method.length,
+        "num_transformer_submodules": 1,
         "num_layers": len(method.sites),
         "token_dim": width,
         "num_attention_heads": width // head_width,
@@ -218,7 +229,9 @@ def _prefix(method: PrefixTuning, trained: Mapping[str, Tensor], is_t5: bool) ->
 
 
 def _shira(method: Apet, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
-    """PEFT wants r (rows + columns) entries of every layer: what is missing are zeros at (0, 0)."""
+    """PEFT wants r (rows + columns) entries of every layer: what is missing are zeros at the last
+    position that is there.
+    """
     assert method.mask is not None
     kinds = {site.name: site.kind for site in method.eligible}
     odd = [name for name in method.mask.positions if kinds[name] != "matrix"]
@@ -226,7 +239,7 @@ def _shira(method: Apet, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
         raise CheckpointError(f"apet: SHiRA has linear layers only, not {odd[0]}; allowed: matrix")
     ranks, tensors = {}, {}
     for name, positions in method.mask.positions.items():
-        ranks[name] = math.ceil(positions.size / sum(method.mask.shapes[name]))
+        ranks[name] = -(-positions.size // sum(method.mask.shapes[name]))
     r = max(ranks.values())
     for name, positions in method.mask.positions.items():
         rows, columns = method.mask.shapes[name]
@@ -236,7 +249,7 @@ def _shira(method: Apet, trained: Mapping[str, Tensor], is_t5: bool) -> Any:
                 f"apet: SHiRA needs {size:,} entries of {name}, which has {rows * columns:,};"
                 " allowed: a smaller budget"
             )
-        where = torch.zeros(size, dtype=torch.int64)
+        where = torch.full((size,), int(positions[-1]), dtype=torch.int64)
         where[: positions.size] = torch.from_numpy(positions)
         ours = scaled_in(trained, f"{name}_values")
         values = ours.new_zeros(size)
@@ -266,10 +279,13 @@ def _with_shira_mask(method: Apet, adapter: PeftAdapter) -> tuple[Apet, PeftAdap
         if not key.endswith(_INDICES) or name not in method.shapes:
             continue
         flat = indices[0].long() * method.shapes[name][1] + indices[1].long()
-        where, slots = flat.unique(return_inverse=True)
+        where, slots, times = flat.unique(return_inverse=True, return_counts=True)
         weight = adapter.tensors[key.removesuffix(_INDICES) + ".shira_weight"].float()
-        positions[name] = where.numpy()
-        values[f"{name}_values"] = torch.zeros(len(where)).index_add(0, slots, weight)
+        summed = torch.zeros(len(where)).index_add(0, slots, weight)
+        # Where other places are masked, zeros that stand at (0, 0) several times fill up the layer.
+        is_filling = (where == 0) & (times > 1) & (summed == 0) & (len(where) > 1)
+        positions[name] = where[~is_filling].numpy()
+        values[f"{name}_values"] = summed[~is_filling]
     found = {name: method.shapes[name] for name in positions}
     known = method.with_mask(mask_of_positions(positions, shapes=found))
     config, tensors = _shira(known, values, is_t5=False)

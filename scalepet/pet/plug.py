@@ -9,7 +9,6 @@ weights come from the seed and are not saved.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,4 +157,4 @@ def _smallest_size(places: Sequence[Site], count: int) -> int:
     """A bottleneck holds a + b * size numbers."""
     fixed = _capacity(places, 0)
     per_unit = _capacity(places, 1) - fixed
-    return max(1, math.ceil((count - fixed) / per_unit))
+    return max(1, -((fixed - count) // per_unit))

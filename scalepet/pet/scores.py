@@ -86,7 +86,7 @@ class _TensorSink:
 
 def slice_of(num_entries: int) -> range:
     """The flat positions that this rank keeps: an equal part, the last ones a smaller one."""
-    size = math.ceil(num_entries / dist.world_size())
+    size = -(-num_entries // dist.world_size())
     first = min(num_entries, size * dist.rank())
     return range(first, min(num_entries, first + size))
 

@@ -150,9 +150,9 @@ class Walk:
         total = fullest = 0
         memory = False
         for stack in self.shape.stacks:
-            is_live = self._any_tuned(self.shape.start)
+            is_live = self._any_tuned(self.shape.before(stack))
             if is_live:
-                is_read = any(self._trains(tensor) for tensor in self.shape.start)
+                is_read = any(self._trains(tensor) for tensor in self.shape.before(stack))
                 total += self._start_bytes(stack, keeps_sum=is_read)
             is_live = is_live or (self.batch.prompt > 0 and stack.stream == "source")
             for sublayer in (sublayer for block in stack.blocks for sublayer in block.sublayers):

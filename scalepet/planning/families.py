@@ -74,7 +74,11 @@ def _t5_stack(name: str, depth: int, config: Config) -> Stack:
             Block((*sublayers, _t5_feed_forward(f"{path}.{len(sublayers)}", stream, config)))
         )
     end = _vector(f"{name}.final_layer_norm.weight", config["d_model"])
-    return Stack(stream, tuple(blocks), (end,))
+    table = Tensor(
+        f"{name}.embed_tokens.weight", (config["vocab_size"], config["d_model"]), "embedding"
+    )
+    start = (table,) if table.name in (config.get("own_tables") or ()) else ()
+    return Stack(stream, tuple(blocks), (end,), start)
 
 
 def _t5_attention(

@@ -101,11 +101,13 @@ class Stack:
 
     Attributes:
         end: the tensors behind the last block.
+        start: those before the first one, such as a look-up table of its own.
     """
 
     stream: Stream
     blocks: tuple[Block, ...]
     end: tuple[Tensor, ...]
+    start: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Shape:
         family: ``t5`` or ``bert``.
         hidden: columns of the residual stream.
         head_width: columns of one attention head.
-        start: tensors before the stacks: look-up tables and their norm.
+        start: tensors before all stacks: look-up tables and their norm.
         end: tensors behind the stacks.
         head: those that belong to the task and always train.
         output: the product that makes logits; in a tied T5 it is the look-up table.
@@ -142,8 +144,13 @@ class Shape:
         """All of them in the model's order, tied ones once."""
         return (*self.start, *self._stacked(), *self.end)
 
+    def before(self, stack: Stack) -> tuple[Tensor, ...]:
+        """What a stack reads its inputs from: its own table, or the one of all."""
+        return stack.start or self.start
+
     def _stacked(self) -> Iterator[Tensor]:
         for stack in self.stacks:
+            yield from stack.start
             for block in stack.blocks:
                 yield from block.tensors
             yield from stack.end

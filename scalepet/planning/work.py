@@ -82,9 +82,9 @@ class Work:
         """
         found: list[str] = []
         memory = False
-        starts_live = any(tensor.name in self.tuned for tensor in self.shape.start)
         for stack in self.shape.stacks:
-            is_live = starts_live or (self.prompt > 0 and stack.stream == "source")
+            is_live = any(tensor.name in self.tuned for tensor in self.shape.before(stack))
+            is_live = is_live or (self.prompt > 0 and stack.stream == "source")
             for block in stack.blocks:
                 for layer in block.sublayers:
                     is_live = is_live or any(t.name in self.tuned for t in layer.tensors)

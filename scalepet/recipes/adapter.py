@@ -15,12 +15,14 @@ from torch import Tensor
 
 import scalepet
 from scalepet import engine
+from scalepet.backbones import Loaded
 from scalepet.build import Plan, plan_run
 from scalepet.config import RunConfig, check_config, plain
 from scalepet.data import Task
 from scalepet.errors import CheckpointError
 from scalepet.files import whole_folder
 from scalepet.pet import POSITIONS
+from scalepet.recipes.adapter_tensors import check_tensors
 from scalepet.recipes.masks import saved_positions, with_saved_positions
 from scalepet.tracking import without_secrets
 
@@ -37,6 +39,7 @@ def save_adapter(
     num_steps: int,
     metrics: Mapping[str, float],
     workplace: Path | None = None,
+    whole: Sequence[str] = (),
 ) -> None:
     """Write the trained tensors (safetensors), the config, the mask's record and a card for people.
 
@@ -44,6 +47,7 @@ def save_adapter(
         tensors: what was trained, by name.
         fixed: what is not trained but belongs to it, such as the positions of a mask.
         workplace: as for ``replace_file``.
+        whole: names of ``tensors`` that are the backbone's own and take its place.
 
     Raises:
         CheckpointError: the folder cannot be written; what was there before is kept.
@@ -57,6 +61,7 @@ def save_adapter(
         "method": plan.method.record(),
         "num_steps": num_steps,
         "metrics": dict(metrics),
+        **({"whole": list(whole)} if whole else {}),
     }
     card = _card(plan, tensors, num_steps=num_steps, metrics=metrics)
     engine.write_folder(
@@ -100,11 +105,25 @@ def question(task: Task) -> str:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A saved adapter whose plan fits its backbone; its trained tensors on the CPU."""
+    """A saved adapter whose plan fits its backbone; its trained tensors on the CPU.
+
+    Attributes:
+        whole: tensors of the backbone itself that it has beside those of method and head.
+    """
 
     folder: Path
     plan: Plan
     tensors: Mapping[str, Tensor]
+    whole: tuple[str, ...] = ()
+
+    @property
+    def keeps_backbone(self) -> bool:
+        return self.plan.method.keeps_backbone and not self.whole
+
+    def head_of(self, loaded: Loaded) -> Loaded:
+        """The loaded backbone with all as its head that this adapter has in place of its own."""
+        names = dict.fromkeys((*loaded.head_names, *self.whole))
+        return dataclasses.replace(loaded, head_names=tuple(names))
 
     @property
     def positions(self) -> dict[str, bytes]:
@@ -124,8 +143,8 @@ def open_adapter(
         other_weights: accept a backbone whose weights are not those that it was trained on.
 
     Raises:
-        CheckpointError: it is not whole, or was trained on another backbone or mask; values of both
-            are shown.
+        CheckpointError: it is not whole, was trained on another backbone or mask (values of both
+            are shown), or its tensors are not those of its method, or not finite.
         ConfigError: the backbone is not there.
     """
     if whole_folder(folder / "adapter").exists():
@@ -138,7 +157,10 @@ def open_adapter(
     missing = [name for name in _NEEDED if name not in record]
     if missing:
         raise CheckpointError(f"{folder}: scalepet.json lacks {', '.join(missing)}")
-    config = check_config(merge(record["config"], overrides))
+    _check_record(folder, record)
+    config = check_config(merge(_as_recorded(record), overrides))
+    if config.task.has_classes and not record["labels"]:
+        raise CheckpointError(f"{folder}: labels is []; allowed: the classes of the task")
     plan = plan_run(config, _task_with_labels(config, record["labels"]))
     faults = []
     if not _agrees(record["method"], plan.method.record()):
@@ -158,7 +180,37 @@ def open_adapter(
     fixed = {name: tensor for name, tensor in tensors.items() if name.endswith(POSITIONS)}
     method = with_saved_positions(plan.method, fixed)
     trained = {name: tensor for name, tensor in tensors.items() if name not in fixed}
-    return Adapter(folder, dataclasses.replace(plan, method=method), trained)
+    plan, whole = dataclasses.replace(plan, method=method), record.get("whole", [])
+    check_tensors(str(folder), plan, trained, whole=whole)
+    return Adapter(folder, plan, trained, tuple(whole))
+
+
+def _as_recorded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a record; where it is of before ``released`` gave a T5 biases, it says so."""
+    config, saved = dict(record["config"]), record["method"]
+    parts = saved.get("methods", [saved]) if isinstance(saved, dict) else []
+    known = {name for part in parts for name in part.get("options", ())}
+    section = config.get("method")
+    if "biases" in known or not isinstance(section, dict):
+        return config
+
+    def of_then(one: Any) -> Any:
+        is_old = isinstance(one, dict) and one.get("name") == "released"
+        return {"biases": False, **one} if is_old else one
+
+    also = section.get("also")
+    section = {**section, "also": [*map(of_then, also)]} if isinstance(also, list) else section
+    return {**config, "method": of_then(section)}
+
+
+def _check_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where a part of the record is of another type than we write."""
+    if not isinstance(record["config"], dict):
+        raise CheckpointError(f"{folder}: config is {record['config']!r}; allowed: fields")
+    for name in ("labels", "whole"):
+        found = record.get(name, [])
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise CheckpointError(f"{folder}: {name} is {found!r}; allowed: a list of texts")
 
 
 def _agrees(saved: Any, planned: Any) -> bool:

@@ -107,7 +107,7 @@ class Wearer:
         track = screen.bar(Console(stderr=True))  # what is asked for goes to stdout
         for adapter in self.adapters if self.vote is None else self.adapters[:1]:
             with backbones.recording_additions(model) as additions:
-                build.attach(adapter.plan.method, self.loaded)
+                build.attach(adapter.plan.method, adapter.head_of(self.loaded))
             try:
                 dist.together(partial(load_adapter, model, adapter), has_collectives=True)
                 with engine.untrained(model, self.ds_config, self.device), self._all_on():
@@ -167,7 +167,7 @@ def _open_all(
         faults.extend(
             f"{adapter.folder} holds the backbone's own weights; allowed: by itself"
             for adapter in adapters
-            if not adapter.plan.method.keeps_backbone
+            if not adapter.keeps_backbone
         )
     if faults:
         raise CheckpointError(faults)

@@ -47,7 +47,7 @@ def _export(folder: Path, into: Path, *, overrides: Mapping[str, Any], other_wei
     )
     dist.together(lambda: check_new(into))
     ds_config = build.ds_config_for_answers(adapter.plan) if engine.is_launched() else {}
-    loaded = build.load_backbone(adapter.plan, ds_config)
+    loaded = adapter.head_of(build.load_backbone(adapter.plan, ds_config))
     merged = _merged(adapter, loaded)
     with _workplace_for(into) as workplace:
         unfinished = workplace / into.name

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from scalepet import engine, pet
 from scalepet.data import Step, TrainLoader
 from scalepet.engine import Engine, LossSum
+from scalepet.exact import exactly
 from scalepet.pet import Apet, GradientShards, Method
 
 NUM_SCORED_STEPS = 8
@@ -122,7 +124,7 @@ class MaskMover:
         if apet is None:
             return
         assert found is not None and apet.mask is not None and apet.moves is not None
-        part = apet.moves.share * (1 - num_steps / self.num_steps)
+        part = exactly(apet.moves.share) * (1 - Fraction(num_steps, self.num_steps))
         trained, moments = self.runner.read_trained(), self.runner.read_optimizer()
         new_trained, new_moments, positions = {}, {}, {}
         for name, own in apet.values.items():

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 
-from scalepet import backbones, build, engine, pet
+from scalepet import backbones, build, pet
 from scalepet.build import Plan
 from scalepet.config import RunConfig, check_config, plain
 from scalepet.errors import CheckpointError
-from scalepet.pet import Apet, Method, PeftAdapter
+from scalepet.pet import Apet, PeftAdapter
 from scalepet.reading import check_file, parse_json, read_text
 from scalepet.recipes.adapter import merge, open_adapter, save_adapter
+from scalepet.recipes.adapter_tensors import check_tensors, own_tensors, trained_shapes
 from scalepet.recipes.export import check_new
 from scalepet.recipes.masks import saved_positions
 from scalepet.recipes.run_folder import ADAPTER
@@ -42,7 +42,7 @@ def export_peft(
     check_new(into)
     adapter = open_adapter(folder, overrides=overrides, other_weights=other_weights)
     plan = adapter.plan
-    head_names = _head_names(plan, adapter.tensors)
+    head_names = own_tensors_among(plan, adapter.tensors)
     converted = pet.to_peft(
         plan.method,
         {name: t for name, t in adapter.tensors.items() if name not in head_names},
@@ -77,24 +77,29 @@ def import_peft(config: RunConfig, peft_folder: Path) -> Path:
     found = _read(peft_folder)
     task, _ = build.load_rows(config)  # for the classes, in their order
     plan = build.plan_run(config, task)
-    names = [name.removeprefix("base_model.").removeprefix("model.") for name in found.tensors]
-    head_names = _head_names(plan, names)
+    names = {name.removeprefix("base_model.").removeprefix("model.") for name in found.tensors}
+    head_names = own_tensors_among(plan, names)
     method, tensors = pet.from_peft(
         plan.method,
         found,
-        shapes=partial(_trained_shapes, plan, head_names),
+        shapes=lambda method: trained_shapes(plan, method, head_names),
         head_names=head_names,
         is_t5=_is_t5(plan),
     )
     if isinstance(method, Apet):
         plan = _with_imported_mask(plan, method)
-    save_adapter(into, plan, tensors, fixed=saved_positions(plan.method), num_steps=0, metrics={})
+    whole = [name for name in head_names if not backbones.matches(name, plan.family.head)]
+    check_tensors(str(peft_folder), plan, tensors, whole=whole)
+    fixed = saved_positions(plan.method)
+    save_adapter(into, plan, tensors, fixed=fixed, num_steps=0, metrics={}, whole=whole)
     return into
 
 
 def _read(folder: Path) -> PeftAdapter:
     try:
         config = parse_json(read_text(folder / CONFIG_FILE))
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG_FILE} is no table of fields")
         check_file(folder / TENSORS_FILE)
         return PeftAdapter(config, safetensors.torch.load_file(folder / TENSORS_FILE))
     except (OSError, ValueError, SafetensorError) as error:
@@ -108,23 +113,12 @@ def _is_t5(plan: Plan) -> bool:
     return bool(plan.model_config.model_type == "t5")
 
 
-def _head_names(plan: Plan, names: Any) -> list[str]:
-    """Those of ``names`` that belong to the task and not to the method."""
-    sites = {site.name for site in backbones.sketch_sites(plan.model_config)}
-    model = backbones.sketch_model(plan.model_config)
-    head = {name for name, _ in model.named_parameters()} - sites
-    return sorted(head.intersection(names))
-
-
-def _trained_shapes(
-    plan: Plan, head_names: list[str], method: Method
-) -> dict[str, tuple[int, ...]]:
-    """Shapes of all that is trained, from a model without numbers."""
-    model = backbones.sketch_model(plan.model_config).requires_grad_(False)
-    method.attach(model)
-    for name in head_names:
-        model.get_parameter(name).requires_grad_(True)
-    return {name: engine.full_shape(p) for name, p in engine.trained_parameters(model).items()}
+def own_tensors_among(plan: Plan, names: Collection[str]) -> list[str]:
+    """The whole tensors of the model that belong to an adapter with these ``names``: those of the
+    head, and those of modules that PEFT was told to save.
+    """
+    own, head = own_tensors(plan), plan.family.head
+    return sorted(name for name in own if name in names or backbones.matches(name, head))
 
 
 def _with_imported_mask(plan: Plan, method: Apet) -> Plan:

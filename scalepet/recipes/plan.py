@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -263,7 +264,7 @@ def _tuned_by_mask(method: Apet) -> Tuned:
     bounds = [0]
     for site in method.eligible:
         bounds.append(bounds[-1] + site.numel)
-    ends = [round(method.count * bound / total) for bound in bounds]
+    ends = [round(Fraction(method.count * bound, total)) for bound in bounds]
     counts = [end - start for start, end in pairwise(ends)]
     is_long = [site.numel > 2**31 for site in method.eligible]
     names = [site.name for site in method.eligible]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,8 +113,7 @@ def prepare(config: RunConfig, *, resume: bool) -> Prepared:
         num_blank=splits.num_blank,
         loader=loader,
         ds_config=build.ds_config_of(plan, ds_file, loader),
-        num_steps=config.train.steps
-        or math.ceil((config.train.epochs or 0) * loader.steps_per_epoch),
+        num_steps=build.num_steps_of(config.train, loader.steps_per_epoch),
     )
 
 

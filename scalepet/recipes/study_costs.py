@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
 import torch
 
-from scalepet import planning
-from scalepet.config import RunConfig
+from scalepet import build, planning
 from scalepet.errors import ConfigError
 from scalepet.launch.gpus import sees_gpus
 from scalepet.planning import GIB, GPUS, LAYOUTS, Machines, Work
@@ -100,13 +98,9 @@ def _seconds(cell: CellPlan, work: Work, machines: Machines) -> float:
     layout = next((known for known in LAYOUTS if known.name == config.deepspeed), LAYOUTS[0])
     is_checkpointed = config.backbone.checkpoint_activations
     verdict = planning.judge(work, layout, machines, is_checkpointed=is_checkpointed)
-    steps_per_epoch = math.ceil(cell.rows["train"] / config.train.batch_size)
-    num_steps = _num_steps(config, steps_per_epoch)
-    num_evaluations = 1 + math.ceil(num_steps / (config.train.evaluate_every or steps_per_epoch))
+    steps_per_epoch = -(-cell.rows["train"] // config.train.batch_size)
+    num_steps = build.num_steps_of(config.train, steps_per_epoch)
+    num_evaluations = 1 - (-num_steps // (config.train.evaluate_every or steps_per_epoch))
     num_rows = num_evaluations * cell.rows["eval"] + cell.rows["test"]
     num_forwards = num_rows / config.train.batch_size
     return verdict.traffic.step_seconds * (num_steps + FORWARD_SHARE * num_forwards)
-
-
-def _num_steps(config: RunConfig, steps_per_epoch: int) -> int:
-    return config.train.steps or math.ceil((config.train.epochs or 0) * steps_per_epoch)

@@ -1,4 +1,6 @@
-"""Load a T5 with a head of its own into ZeRO-3 shards; print sums that tell head and embedding."""
+"""Load T5s with tables of their own into ZeRO-3 shards, through transformers; print sums that tell
+the tables.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,17 @@ import sys
 import torch
 
 from scalepet.backbones import Backbone, load_model, read_model_config
+from scalepet.backbones.families import T5_TABLES
 from scalepet.engine import (
     building_into_shards,
     compose_ds_config,
     end_process,
     join_processes,
     leave_processes,
+    read_whole,
 )
 
 join_processes()
-backbone = Backbone(json.loads(sys.argv[1]))
-config = read_model_config(backbone)
 ds_config = compose_ds_config(
     {"zero_optimization": {"stage": 3}},
     precision="fp32",
@@ -26,15 +28,14 @@ ds_config = compose_ds_config(
     num_micro_batches=1,
     clip=None,
 )
-with building_into_shards(ds_config):
-    model = load_model(backbone, config, dtype=torch.float32).model
-
-import deepspeed  # noqa: E402 (only once scalepet has made it quiet)
-
-weights = {"head": model.lm_head.weight, "embedding": model.shared.weight}
-with deepspeed.zero.GatheredParameters(list(weights.values())):
-    print(
-        "SUMS", json.dumps({name: weight.double().sum().item() for name, weight in weights.items()})
-    )
+found = []
+for folder in json.loads(sys.argv[1]):
+    backbone = Backbone(folder)
+    config = read_model_config(backbone)
+    with building_into_shards(ds_config):
+        model = load_model(backbone, config, dtype=torch.float32).model
+    tables = [model.get_parameter(name) for name in T5_TABLES]
+    found.append([read_whole(table).double().sum().item() for table in tables])
+print("SUMS", json.dumps(found))
 leave_processes()
 end_process(0)

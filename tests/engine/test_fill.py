@@ -17,7 +17,13 @@ import transformers
 
 WORKER = Path(__file__)
 OFFLOAD = {"offload_param": {"device": "cpu"}}
-NAMES = ("t5", "t5-gated", "bert", "vit", "vit-other-classes", "t5-gated-bin")
+TABLES = {
+    "t5-decoder-table": {"decoder.embed_tokens.weight": 3.0},
+    "t5-encoder-table": {"shared.weight": 1.0, "encoder.embed_tokens.weight": 3.0},
+    "t5-head-table": {"lm_head.weight": 3.0},
+}
+"""Of T5s that have tables under other names, or more of them: how often the embedding is there."""
+NAMES = ("t5", "t5-gated", "bert", "vit", "vit-other-classes", "t5-gated-bin", *TABLES)
 CASES = [
     *((name, {}, "bf16") for name in NAMES),
     ("t5-gated", {"zero_hpz_partition_size": 2}, "fp32"),
@@ -28,7 +34,9 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def folder(tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny backbones; a ViT that was tuned for other classes; a T5 in a pickle file."""
+    """The tiny backbones; a ViT that was tuned for other classes; a T5 in a pickle file; T5s with
+    other tables.
+    """
     folder = tmp_path_factory.mktemp("checkpoints")
     for name in ("t5", "t5-gated", "bert", "vit"):
         shutil.copytree(tiny_backbones / name, folder / name)
@@ -41,6 +49,13 @@ def folder(tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     tensors["encoder.embed_tokens.weight"] = tensors["shared.weight"]  # one storage, two names
     torch.save(tensors, folder / "t5-gated-bin" / "pytorch_model.bin")
     stored.unlink()
+    for name, tables in TABLES.items():
+        shutil.copytree(folder / "t5-gated", folder / name)
+        stored = folder / name / "model.safetensors"
+        tensors = safetensors.torch.load_file(stored)
+        table = tensors.pop("shared.weight")
+        tensors |= {other: factor * table for other, factor in tables.items()}
+        safetensors.torch.save_file(tensors, stored, metadata={"format": "pt"})
     return folder
 
 

@@ -39,6 +39,17 @@ def test_ties_go_to_the_lower_position():
     assert moved.positions.tolist() == [0, 4, 6, 9]
 
 
+def test_values_that_rounding_alone_tells_apart_are_ties():
+    """All are one rate after Adam's first step, in the last bit of which ranks differ."""
+    generator = torch.Generator().manual_seed(0)
+    kept = []
+    for _ in range(5):
+        noise = 1 + 1e-6 * torch.randn(4, generator=generator)
+        kept.append(move(2, values=0.02 * noise * torch.tensor([1, -1, 1, -1])).came_from.tolist())
+    assert kept == [kept[0]] * 5
+    assert {*kept[0]} == {-1, 2, 3}
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_slices_of_several_ranks_give_the_same(num_ranks, monkeypatch):
     """Ranks one after another: what each would send is recorded first, and given to all then."""

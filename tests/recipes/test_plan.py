@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import SMALL_CONFIG
 from rich.console import Console
 from running import SCALEPET, run
+from safetensors.torch import load_file, save_file
 
 from scalepet import backbones, planning
 from scalepet.backbones import Backbone
@@ -179,6 +182,19 @@ def test_sites_are_those_of_the_model(backbone: str, tiny_backbones: Path) -> No
     extra = {"has_own_head": getattr(config, "has_own_head", None)}
     shape = planning.shape_of({**config.to_dict(), **extra})
     assert sites_of(shape) == backbones.sketch_sites(config)
+
+
+def test_a_table_of_its_own_is_counted(tiny_backbones: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_backbones / "t5-gated", tmp_path / "t5")
+    stored = tmp_path / "t5" / "model.safetensors"
+    tensors = load_file(stored)
+    for stack in ("encoder", "decoder"):
+        tensors[f"{stack}.embed_tokens.weight"] = torch.randn_like(tensors["shared.weight"])
+    save_file(tensors, stored, metadata={"format": "pt"})
+    config = backbones.read_model_config(Backbone(str(tmp_path / "t5")))
+    sites = sites_of(planning.shape_of(config.to_dict()))
+    assert sites == backbones.sketch_sites(config)
+    assert sum(site.shape == (60, 24) for site in sites) == 4
 
 
 @pytest.mark.parametrize(
