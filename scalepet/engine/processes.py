@@ -30,6 +30,7 @@ from scalepet.launch.alarm import Alarm
 from scalepet.launch.meeting import SET_BY_LAUNCHERS
 from scalepet.launch.roll_call import missing_ranks
 from scalepet.signals import EXIT_STOPPED, Stopped
+from scalepet.tracking.redact import without_secrets
 
 _joined = False
 """Whether this process has been in a process group."""
@@ -179,7 +180,7 @@ def _as_failure(error: BaseException) -> RankError:
 def _give_up(failure: RankError) -> None:
     """Where the main thread cannot be reached."""
     for fault in failure.faults:
-        print(f"scalepet: {fault}", file=sys.stderr)
+        print(without_secrets(f"scalepet: {fault}"), file=sys.stderr)
     end_process(failure.code)
 
 

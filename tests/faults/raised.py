@@ -71,10 +71,13 @@ def stories(argument: dict[str, Any]) -> dict[str, Callable[[Path], None]]:
         for _ in recipes.learn_stream(config, resume=False, console=console):
             pass
 
+    def predict(folder: Path) -> None:
+        recipes.predict([adapter], file=rows, into=folder, overrides={})
+
     return {
         "train": train,
         "stream": stream,
-        "predict": lambda _: recipes.predict([adapter], file=rows, overrides={}) and None,
+        "predict": predict,
         "evaluate": lambda _: recipes.evaluate_adapters([adapter], overrides={}) and None,
         "export": lambda folder: recipes.export_merged(adapter, folder, overrides={}),
     }
