@@ -100,7 +100,7 @@ def main() -> None:
         except Exception as error:
             ended = f"{type(error).__name__}: {error}"
         dist.barrier()
-        left = [p.name for p in out.rglob("*") if p.name == "run.lock" or p.suffix == ".new"]
+        left = [p.name for p in out.rglob("*") if p.name.startswith(("run.lock", ".scalepet-"))]
         found[name] = {"ended": ended, "seconds": time.monotonic() - started, "left": left}
     (out / f"rank-{dist.rank()}.json").write_text(json.dumps(found))
     engine.leave_processes()
