@@ -22,6 +22,7 @@ from scalepet.engine.parameters import (
     write_whole,
 )
 from scalepet.engine.processes import (
+    closing,
     end_process,
     ended_neighbours,
     forget_peak_memory,
@@ -65,6 +66,7 @@ __all__ = [
     "answer_all",
     "building_into_shards",
     "check_precision",
+    "closing",
     "compose_ds_config",
     "each_row",
     "end_process",

@@ -9,7 +9,7 @@ import resource
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -37,6 +37,9 @@ _joined = False
 
 _alarm: Alarm | None = None
 """Of the group that this process is in, where it is one of several."""
+
+_open: list[Callable[[], None]] = []
+"""Close what others would wait for."""
 
 DEFAULT_TIMEOUT_MINUTES = 30
 """How long a collective waits for the others, where DEEPSPEED_TIMEOUT (minutes) does not say.
@@ -177,8 +180,24 @@ def _as_failure(error: BaseException) -> RankError:
     return RankError([f"rank {rank}: {words}" for words in in_words(error)], code=code)
 
 
+@contextlib.contextmanager
+def closing(close: Callable[[], None]) -> Iterator[None]:
+    """Calls ``close`` at the end, and also where this process has to end inside without reaching it:
+    another rank has failed, and this one hangs. Then it is called in another thread.
+    """
+    _open.append(close)
+    try:
+        yield
+    finally:
+        _open.remove(close)
+        close()
+
+
 def _give_up(failure: RankError) -> None:
     """Where the main thread cannot be reached."""
+    for close in reversed(_open):
+        with contextlib.suppress(Exception):
+            close()
     for fault in failure.faults:
         print(without_secrets(f"scalepet: {fault}"), file=sys.stderr)
     end_process(failure.code)
