@@ -92,7 +92,6 @@ def predict(
         _check_output(output, rows, folders, overwrite=overwrite)
     from scalepet.config import read_overrides
     from scalepet.recipes import predict as predict_rows
-    from scalepet.recipes import write_answers
 
     changes = read_overrides(overrides or ())
     quiet_libraries()
@@ -101,14 +100,12 @@ def predict(
         folders,
         texts=text or (),
         file=rows,
+        into=output,
         overrides=changes,
         other_weights=other_weights,
         vote=vote,
     )
-    if not is_main():
-        return
-    if output is not None:
-        write_answers(output, answers)
+    if not is_main() or output is not None:
         return
     for row in zip(*answers, strict=True):
         typer.echo("\t".join(row))

@@ -149,7 +149,8 @@ def sweep(
                 Sweep(console, stop).run(cells)
             else:
                 _share(path, cells, processes, console)
-        if is_main() and not show_end(cells, console):
+            is_whole = dist.broadcast_object(not is_main() or show_end(cells, console))
+        if not is_whole:
             raise typer.Exit(EXIT_FAILED)
 
 

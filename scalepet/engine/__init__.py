@@ -23,6 +23,7 @@ from scalepet.engine.parameters import (
     write_whole,
 )
 from scalepet.engine.processes import (
+    closing,
     end_process,
     ended_neighbours,
     forget_peak_memory,
@@ -67,6 +68,7 @@ __all__ = [
     "building_into_shards",
     "check_ops",
     "check_precision",
+    "closing",
     "compose_ds_config",
     "each_row",
     "end_process",

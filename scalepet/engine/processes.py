@@ -9,7 +9,7 @@ import resource
 import socket
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -33,12 +33,16 @@ from scalepet.launch.gpus import count_gpus, sees_gpus
 from scalepet.launch.place import own_place
 from scalepet.launch.roll_call import missing_ranks
 from scalepet.signals import EXIT_STOPPED, Stopped
+from scalepet.tracking.redact import without_secrets
 
 _joined = False
 """Whether this process has been in a process group."""
 
 _alarm: Alarm | None = None
 """Of the group that this process is in, where it is one of several."""
+
+_open: list[Callable[[], None]] = []
+"""Close what others would wait for."""
 
 DEFAULT_TIMEOUT_MINUTES = 30
 """How long a collective waits for the others, where DEEPSPEED_TIMEOUT (minutes) does not say.
@@ -214,10 +218,26 @@ def _as_failure(error: BaseException) -> RankError:
     return RankError([f"rank {rank}: {words}" for words in in_words(error)], code=code)
 
 
+@contextlib.contextmanager
+def closing(close: Callable[[], None]) -> Iterator[None]:
+    """Calls ``close`` at the end, and also where this process has to end inside without reaching it:
+    another rank has failed, and this one hangs. Then it is called in another thread.
+    """
+    _open.append(close)
+    try:
+        yield
+    finally:
+        _open.remove(close)
+        close()
+
+
 def _give_up(failure: RankError) -> None:
     """Where the main thread cannot be reached."""
+    for close in reversed(_open):
+        with contextlib.suppress(Exception):
+            close()
     for fault in failure.faults:
-        print(f"scalepet: {fault}", file=sys.stderr)
+        print(without_secrets(f"scalepet: {fault}"), file=sys.stderr)
     end_process(failure.code)
 
 

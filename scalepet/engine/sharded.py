@@ -23,17 +23,26 @@ from scalepet.engine.ds_config import zero_stage
 from scalepet.engine.gradient_watch import GradientWatch
 from scalepet.engine.parameters import shard_of, trained_parameters, write_whole
 from scalepet.engine.processes import quiet_deepspeed
-from scalepet.engine.take_off import free, plain_linear_after, take_linear_of_shards, take_off
+from scalepet.engine.take_off import (
+    forget_nodes,
+    free,
+    plain_linear_after,
+    take_linear_of_shards,
+    take_off,
+)
 from scalepet.engine.transit import rounding_frozen_only
 
 
 @contextlib.contextmanager
 def building_into_shards(ds_config: Mapping[str, Any]) -> Iterator[None]:
-    """Models loaded inside are ZeRO-3 shards from their first module on; else no effect."""
+    """Models loaded inside are ZeRO-3 shards from their first module on; else no effect. With hpZ
+    the process has one such model at a time.
+    """
     if zero_stage(ds_config) < 3:
         yield
         return
     quiet_deepspeed()
+    forget_nodes()
     with plain_linear_after(), building_under(ds_config):
         yield
 

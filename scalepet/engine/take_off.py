@@ -77,6 +77,19 @@ def plain_linear_after() -> Iterator[None]:
         torch.nn.functional.linear = before
 
 
+def forget_nodes() -> None:
+    """DeepSpeed makes hpZ's groups of ranks once, and stops at the next model that is to have them.
+    All ranks together; no model that was built with them can run any more.
+    """
+    from deepspeed.utils import groups
+
+    of_before = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
+    if of_before is not None:
+        with contextlib.suppress(ValueError):  # it has gone with the group of all
+            torch.distributed.destroy_process_group(of_before)
+
+
 def take_linear_of_shards(engine: Any) -> None:
     """While a sharded model runs, its linear layers must not keep weights for backward."""
     from deepspeed.runtime.zero.linear import zero3_linear_wrap

@@ -15,7 +15,7 @@ from scalepet.errors import RankError
 HEARD_SECONDS = 5.0
 """So long one that fails stays until all others have heard of it; it may keep their store."""
 
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 10.0
 """For what a rank closes once it has heard: most see a broken connection and end by themselves."""
 
 _FOREVER = timedelta(days=20)
@@ -30,7 +30,7 @@ class Alarm:
 
     Args:
         give_up: ends this process; called where it still waits ``GRACE_SECONDS`` after it has
-            heard, since nothing else wakes a rank that waits for a GPU.
+            heard, since nothing else wakes a rank that waits for a GPU or for a new group.
         environment: as launchers make it.
 
     Attributes:

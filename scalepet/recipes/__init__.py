@@ -1,6 +1,6 @@
 """Recipes: whole stories in the order in which they happen."""
 
-from scalepet.recipes.answer import evaluate_adapters, predict, read_files, write_answers
+from scalepet.recipes.answer import evaluate_adapters, predict, read_files
 from scalepet.recipes.continual import Learnt, learn_stream
 from scalepet.recipes.export import export_merged
 from scalepet.recipes.finetune import finetune
@@ -16,5 +16,4 @@ __all__ = [
     "learn_stream",
     "predict",
     "read_files",
-    "write_answers",
 ]

@@ -234,7 +234,12 @@ def _encoded_split(ready: Ready) -> Examples:
 
 
 def predict(
-    folders: Sequence[Path], *, texts: Sequence[str] = (), file: Path | None = None, **options: Any
+    folders: Sequence[Path],
+    *,
+    texts: Sequence[str] = (),
+    file: Path | None = None,
+    into: Path | None = None,
+    **options: Any,
 ) -> list[list[str]]:
     """Of each adapter one answer a row, in order, the same on every rank.
 
@@ -242,10 +247,12 @@ def predict(
         texts: rows of a task whose template has one column; or
         file: csv, json lines or parquet with the columns of the template, which of a task of
             pictures are paths relative to it; the target is not needed.
+        into: where rank 0 writes them, see ``write_answers``.
         options: as for ``wearer_of``.
 
     Raises:
         ConfigError: a text alone is no row of this task, or the file is of an unknown kind.
+        CheckpointError: the answers cannot be written; on all ranks alike.
     """
     if file:
         rows_of_file(file)  # a bad one is found before anything loads
@@ -254,6 +261,8 @@ def predict(
         for ready in wearer.wearing():
             encoded = dist.together(partial(_encoded_rows, ready, file, texts))
             answers.append(ready.answer(encoded).texts)
+        if into is not None:
+            engine.on_main(partial(write_answers, into, answers))
     return answers
 
 

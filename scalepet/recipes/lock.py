@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalepet import dist
+from scalepet import dist, engine
 from scalepet.errors import CheckpointError
 from scalepet.files import WORKPLACE, clear_workplace, unwritable
 from scalepet.recipes.holder import Holder
@@ -54,11 +54,11 @@ def one_run_in(folder: Path, *, say: Say) -> Iterator[Hold]:
         CheckpointError: a run that lives has the folder, or no file can be written there.
     """
     lock = dist.together(lambda: take(folder, say=say) if dist.is_main() else None)
-    try:
-        yield Hold() if lock is None else Hold(lock.check, lock.workplace)
-    finally:
-        if lock:
-            lock.release()
+    if lock is None:
+        yield Hold()
+        return
+    with engine.closing(lock.release):
+        yield Hold(lock.check, lock.workplace)
 
 
 @dataclass(frozen=True)

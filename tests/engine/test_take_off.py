@@ -28,6 +28,8 @@ CASES: dict[str, dict[str, Any]] = {
     "stage 2, offload": {"stage": 2, "offload_optimizer": ON_CPU},
     "stage 3": {"stage": 3},
     "stage 3, offload": {"stage": 3, "offload_optimizer": ON_CPU, "offload_param": ON_CPU},
+    "stage 3, hpZ": {"stage": 3, "zero_hpz_partition_size": 2},
+    "stage 3, hpZ again": {"stage": 3, "zero_hpz_partition_size": 2},
 }
 NUM_PHASES = 2
 CPU = torch.device("cpu")

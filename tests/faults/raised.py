@@ -71,10 +71,13 @@ def stories(argument: dict[str, Any]) -> dict[str, Callable[[Path], None]]:
         for _ in recipes.learn_stream(config, resume=False, console=console):
             pass
 
+    def predict(folder: Path) -> None:
+        recipes.predict([adapter], file=rows, into=folder, overrides={})
+
     return {
         "train": train,
         "stream": stream,
-        "predict": lambda _: recipes.predict([adapter], file=rows, overrides={}) and None,
+        "predict": predict,
         "evaluate": lambda _: recipes.evaluate_adapters([adapter], overrides={}) and None,
         "export": lambda folder: recipes.export_merged(adapter, folder, overrides={}),
     }
@@ -97,7 +100,7 @@ def main() -> None:
         except Exception as error:
             ended = f"{type(error).__name__}: {error}"
         dist.barrier()
-        left = [p.name for p in out.rglob("*") if p.name == "run.lock" or p.suffix == ".new"]
+        left = [p.name for p in out.rglob("*") if p.name.startswith(("run.lock", ".scalepet-"))]
         found[name] = {"ended": ended, "seconds": time.monotonic() - started, "left": left}
     (out / f"rank-{dist.rank()}.json").write_text(json.dumps(found))
     engine.leave_processes()

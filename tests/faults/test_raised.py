@@ -27,6 +27,7 @@ TOLD = {
     "conclude": Case("train", "recipes.finetune.write_result", 0, "OSError"),
     "a stream is prepared": Case("stream", "recipes.continual.prepare_stream", 1),
     "rows are predicted": Case("predict", "recipes.answer._encoded_rows", 1),
+    "answers are written": Case("predict", "recipes.answer.write_answers", 0, "OSError"),
     "an adapter is opened": Case("evaluate", "recipes.answer._open_all", 1, "MemoryError"),
     "a plain model is begun": Case("export", "backbones.write_weights", 0),
     "a plain model is completed": Case("export", "backbones.write_model_config", 0, "MemoryError"),
