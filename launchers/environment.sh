@@ -9,6 +9,7 @@
 # pip's own settings hold: a machine without a GPU saves gigabytes when PIP_EXTRA_INDEX_URL names
 # PyTorch's index of CPU builds.
 set -euo pipefail
+export PYTHONSAFEPATH=1 # a stranger's file in the current folder is no module
 
 extras="${1:-}"
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -16,7 +16,7 @@ esac
 
 bash launchers/environment.sh assets
 PATH="$(cd "${SCALEPET_VENV:-.venv}" && pwd)/bin:$PATH"
-export PATH TOKENIZERS_PARALLELISM=false
+export PATH PYTHONSAFEPATH=1 TOKENIZERS_PARALLELISM=false
 
 scalepet assets "$model" "$data"
 

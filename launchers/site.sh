@@ -18,4 +18,12 @@ if [[ ! -x "$venv/bin/python" ]]; then
   exit 2
 fi
 PATH="$(cd "$venv" && pwd)/bin:$PATH"
-export PATH TOKENIZERS_PARALLELISM=false
+# PYTHONSAFEPATH: a yaml.py in the folder where a run starts is a stranger's file, and no module.
+export PATH PYTHONSAFEPATH=1 TOKENIZERS_PARALLELISM=false
+
+# Rows differ in length: what one step has freed is of use to a longer one. Two names, for torch up to
+# 2.8 and from 2.9 on.
+if [[ ! -v PYTORCH_ALLOC_CONF && ! -v PYTORCH_CUDA_ALLOC_CONF ]]; then
+  export PYTORCH_ALLOC_CONF=expandable_segments:True
+  export PYTORCH_CUDA_ALLOC_CONF="$PYTORCH_ALLOC_CONF"
+fi

@@ -24,12 +24,23 @@ job="$SLURM_JOB_ID"
 [[ -z "${SLURM_ARRAY_JOB_ID:-}" ]] || job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 say() { printf '%(%F %T)T scalepet job %s: %s\n' -1 "$job" "$*"; }
 
+max_failures="${SCALEPET_RESTARTS:-3}" restarts="${SLURM_RESTART_COUNT:-0}"
+for number in "SCALEPET_RESTARTS $max_failures" "SLURM_RESTART_COUNT $restarts"; do
+  if [[ ! "${number#* }" =~ ^(0|[1-9][0-9]{0,5})$ ]]; then
+    say "${number%% *} is '${number#* }'; allowed: a whole number"
+    exit 2
+  fi
+done
+
 # A line for each start since the last one that went well; a dead node can leave no other note.
 starts=".scalepet-$SLURM_JOB_ID.starts"
-echo "$SLURM_JOB_NODELIST" >>"$starts"
-num_failures=$(($(wc -l <"$starts") - 1))
-max_failures="${SCALEPET_RESTARTS:-3}"
-say "start ${SLURM_RESTART_COUNT:-0} on $SLURM_JOB_NODELIST; failures in a row: $num_failures"
+if { echo "$SLURM_JOB_NODELIST" >>"$starts"; } 2>/dev/null; then
+  num_failures=$(($(wc -l <"$starts") - 1))
+  say "start $restarts on $SLURM_JOB_NODELIST; failures in a row: $num_failures"
+else
+  num_failures="$max_failures" # as many as may be, since nobody can count them
+  say "start $restarts on $SLURM_JOB_NODELIST; $PWD/$starts cannot be written, so a crash is not queued again"
+fi
 if ((num_failures > max_failures)); then
   rm "$starts"
   exit 1
@@ -60,13 +71,13 @@ queue_again() {
 }
 
 if ((code == 75)); then
-  rm "$starts"
+  rm -f "$starts"
   queue_again
 elif ((code != 0 && code != 2 && num_failures < max_failures)); then
   say "failed with exit code $code"
   queue_again
 else
-  rm "$starts"
+  rm -f "$starts"
   say "ends with exit code $code"
 fi
 exit "$code"

@@ -20,7 +20,7 @@ done
 
 bash launchers/environment.sh assets
 PATH="$(cd "${SCALEPET_VENV:-.venv}" && pwd)/bin:$PATH"
-export PATH TOKENIZERS_PARALLELISM=false
+export PATH PYTHONSAFEPATH=1 TOKENIZERS_PARALLELISM=false
 
 scalepet assets "$model" "$data"
 

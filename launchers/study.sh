@@ -29,7 +29,7 @@ fi
 
 bash launchers/environment.sh assets
 PATH="$(cd "${SCALEPET_VENV:-.venv}" && pwd)/bin:$PATH"
-export PATH TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+export PATH PYTHONSAFEPATH=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 scalepet assets "${assets[@]}"
 scalepet sweep "launchers/study-$study.yaml" "$@"

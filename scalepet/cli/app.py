@@ -28,6 +28,7 @@ from scalepet.errors import (
     ScalepetError,
     mendable,
 )
+from scalepet.launch.parent import stop_with_launcher
 from scalepet.signals import Stopped
 
 app = typer.Typer(
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     be_patient()
     ending: Callable[[], NoReturn]
+    stop_with_launcher()
     try:
         code = app(
             args=None if arguments is None else list(arguments),

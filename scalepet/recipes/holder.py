@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pydantic
 
+from scalepet.errors import LaunchError
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -36,7 +38,11 @@ class Holder:
 
     @classmethod
     def here(cls) -> Holder:
-        restarts = os.environ.get("SLURM_RESTART_COUNT", "")
+        """This process.
+
+        Raises:
+            LaunchError: SLURM_RESTART_COUNT is no whole number.
+        """
         return cls(
             host=socket.gethostname(),
             system=_system(),
@@ -44,7 +50,7 @@ class Holder:
             started=_start_of(os.getpid()),
             since=f"{datetime.now():%Y-%m-%d %H:%M:%S}",
             job=os.environ.get("SLURM_JOB_ID"),
-            num_restarts=int(restarts) if restarts.isdecimal() else 0,
+            num_restarts=_num_restarts(),
         )
 
     @classmethod
@@ -71,6 +77,13 @@ class Holder:
         """Whether SLURM has started the job of both again, which it ends everywhere before."""
         is_same = self.job is not None and self.job == other.job
         return is_same and self.num_restarts > other.num_restarts
+
+
+def _num_restarts() -> int:
+    text = os.environ.get("SLURM_RESTART_COUNT") or "0"
+    if not text.isdecimal():
+        raise LaunchError(f"SLURM_RESTART_COUNT is {text!r}; allowed: a whole number")
+    return int(text)
 
 
 def _start_of(pid: int) -> int | None:

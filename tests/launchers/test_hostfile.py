@@ -91,7 +91,8 @@ def test_a_folder_that_is_not_shared_is_found(hosts: Hosts, hostfile: Path) -> N
 def test_a_signal_lets_the_ranks_save(
     hosts: Hosts, hostfile: Path, stand_in: dict[str, str]
 ) -> None:
-    with launched(hosts[0], hostfile, "train", "asked", "wait", environment=stand_in) as process:
+    words = ["train", "asked", "wait", "%h costs $5", "it's_$HOME"]
+    with launched(hosts[0], hostfile, *words, environment=stand_in) as process:
         notes = Path("asked.1")
         wait_until(notes.exists, seconds=60, what="the ranks have started")
         time.sleep(0.5)
@@ -100,7 +101,7 @@ def test_a_signal_lets_the_ranks_save(
         code, said = ended(process, seconds=30)
     assert code == 75, said
     given = json.loads(notes.read_text())
-    assert given["arguments"] == ["train", "asked", "wait", "--resume"]
+    assert given["arguments"] == [*words, "--resume"]
     assert (given["host"], given["WORLD_SIZE"]) == ("node2", "2")
     assert not ranks_on(hosts[0], of="asked")
     assert not ranks_on(hosts[1], of="asked")

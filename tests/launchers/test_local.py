@@ -27,7 +27,9 @@ def start(*words: str, environment: dict[str, str]) -> subprocess.Popen[str]:
 
 def has_ended(name: str) -> bool:
     """No process of that run is left, whoever its parent is."""
-    found = subprocess.run(["pgrep", "-f", f"-m scalepet .*train {name}"], capture_output=True)
+    found = subprocess.run(
+        ["pgrep", "-f", "--", f"-m scalepet .*train {name}"], capture_output=True
+    )
     return not found.stdout
 
 
@@ -89,6 +91,29 @@ def test_gpus_that_cannot_be_used_are_refused(checkout: Path, stand_in: dict[str
     process.communicate(timeout=60)
     assert process.returncode == 2
     assert not list(Path.cwd().glob("none.*"))
+
+
+def test_a_launcher_that_is_killed_is_no_success(checkout: Path, stand_in: dict[str, str]) -> None:
+    """Its ranks are waited for, which save their state."""
+    process = start("orphans", "wait", environment=stand_in)
+    notes = [Path(f"orphans.{rank}") for rank in range(2)]
+    wait_until(lambda: all(n.exists() for n in notes), seconds=60, what="the ranks have started")
+    time.sleep(0.5)
+    command = ["pgrep", "-f", "--", "-m deepspeed.launcher.launch .*train orphans"]
+    [launcher] = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    os.kill(int(launcher), signal.SIGKILL)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGKILL, said
+    assert has_ended("orphans")
+
+
+def test_a_number_of_processes_that_is_none_is_refused(
+    checkout: Path, stand_in: dict[str, str]
+) -> None:
+    process = start("no", "0", environment={**stand_in, "PROCESSES": "two"})
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said == "scalepet: PROCESSES is 'two'; allowed: a whole number from 1 on\n"
 
 
 def test_a_missing_environment_is_refused(checkout: Path, stand_in: dict[str, str]) -> None:

@@ -10,11 +10,13 @@ At its first start each rank does FIRST, and so on; the last one again and again
 
 ``launch --gpus`` prints STAND_IN_GPUS, or ends with code 2 where it is none.
 
-What a rank was given is appended to NAME.RANK as a line of JSON.
+What a rank was given is appended to NAME.RANK as a line of JSON, with all variables that end with
+OF_TEST. As one of scalepet's it is asked to stop when its launcher has ended.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -48,6 +50,7 @@ def act(word: str, rank: int) -> NoReturn:
 
 
 def main() -> NoReturn:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     words = [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
     if words == ["launch", "--gpus"]:
@@ -62,6 +65,8 @@ def main() -> NoReturn:
     acts = [word for word in words[2:] if word != "--resume"]
     given = {name: os.environ[name] for name in GIVEN}
     given |= {name: os.environ[name] for name in MAY_BE_GIVEN if name in os.environ}
+    given["safe path"] = os.environ.get("PYTHONSAFEPATH", "")
+    given |= {name: text for name, text in os.environ.items() if name.endswith("OF_TEST")}
     with notes.open("a") as file:
         file.write(json.dumps({**given, "arguments": words, "host": os.uname().nodename}) + "\n")
     act(acts[min(num_before, len(acts) - 1)], rank)
