@@ -34,7 +34,11 @@ world="$(awk '
   }
   END { printf "}" }' "$hostfile" | base64 -w 0 | tr +/ -_)"
 port="${MASTER_PORT:-$((12000 + $$ % 20000))}"
-address="${MASTER_ADDR:-$(ssh -o BatchMode=yes "${hosts%%,*}" hostname -I </dev/null | awk '{ print $1 }')}"
+if [[ "$hosts" == *,* ]]; then
+  address="${MASTER_ADDR:-$(ssh -o BatchMode=yes "${hosts%%,*}" hostname -I </dev/null | awk '{ print $1 }')}"
+else
+  address=127.0.0.1 # where no other machine reaches it
+fi
 if [[ -z "$address" ]]; then
   echo "scalepet: ${hosts%%,*} has not said its address (hostname -I); MASTER_ADDR=... gives it" >&2
   exit 2

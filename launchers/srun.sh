@@ -18,6 +18,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/site.sh"
 
 nodes="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
 export MASTER_ADDR="${nodes%%$'\n'*}"
+[[ "$nodes" == *$'\n'* ]] || MASTER_ADDR=127.0.0.1 # where no other machine reaches it
 # Jobs that share a node meet at different ports, below those that systems hand out.
 export MASTER_PORT="${MASTER_PORT:-$((12000 + SLURM_JOB_ID % 20000))}"
 # Since 22.05 srun does not take it over from the allocation.

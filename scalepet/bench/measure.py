@@ -73,17 +73,17 @@ def measure(
 def _seconds_of(work: Work, entrant: Contender, num_steps: int) -> float:
     """Of one step, the mean of a turn."""
     with entrant.enter(work) as entered:
-        step = _step_of(work, entered.model)
+        step = step_of(work, entered.model)
         step()
-        _wait(work)
+        wait(work)
         started = time.perf_counter()
         for _ in range(num_steps):
             step()
-        _wait(work)
+        wait(work)
         return (time.perf_counter() - started) / num_steps
 
 
-def _step_of(work: Work, model: nn.Module) -> Callable[[], None]:
+def step_of(work: Work, model: nn.Module) -> Callable[[], None]:
     """Forward, backward and AdamW; at a rate of zero it does all its work and changes nothing."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0) if trained else None
@@ -102,7 +102,7 @@ def _result(
 ) -> Result:
     with entrant.enter(work) as entered:
         num_trained = sum(p.numel() for p in entered.model.parameters() if p.requires_grad)
-        step = _step_of(work, entered.model)
+        step = step_of(work, entered.model)
         step()
         on_gpu = _is_on_gpu(work)
         if on_gpu:
@@ -163,6 +163,7 @@ def _is_on_gpu(work: Work) -> bool:
     return next(iter(work.batch.values())).is_cuda
 
 
-def _wait(work: Work) -> None:
+def wait(work: Work) -> None:
+    """Returns once the device has done what it was asked to."""
     if _is_on_gpu(work):
         torch.cuda.synchronize()

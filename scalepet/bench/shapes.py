@@ -52,6 +52,12 @@ class Work:
         total: Tensor = family.loss_sum(model, self.batch, config=self.config)
         return total / self.num_targets
 
+    def with_rows(self, rows: int, source_length: int, target_length: int) -> Work:
+        """The same model with other random rows, without padding."""
+        device = next(iter(self.batch.values())).device
+        batch = _rows(self.config, rows, source_length, target_length, device)
+        return dataclasses.replace(self, batch=batch, num_targets=batch["labels"].numel())
+
     def with_odd_rows(self) -> Work:
         """The same model with three rows of 11 and 5 tokens."""
         cut = {
@@ -76,12 +82,15 @@ def make_work(
     torch.manual_seed(0)
     with torch.device(device):
         model = backbones.family_of(config).model_class(config)._from_config(config, dtype=dtype)
-        source = torch.randint(2, config.vocab_size, (rows, source_length))
-        target = torch.randint(2, config.vocab_size, (rows, target_length))
-    batch = {
-        "input_ids": source,
-        "attention_mask": torch.ones_like(source),
-        "labels": target,
-    }
     model.requires_grad_(False)
-    return Work(model.train(), config, backbones.sketch_sites(config), batch, target.numel())
+    batch = _rows(config, rows, source_length, target_length, device)
+    sites = backbones.sketch_sites(config)
+    return Work(model.train(), config, sites, batch, batch["labels"].numel())
+
+
+def _rows(
+    config: Any, rows: int, source_length: int, target_length: int, device: torch.device
+) -> dict[str, Tensor]:
+    source = torch.randint(2, config.vocab_size, (rows, source_length), device=device)
+    target = torch.randint(2, config.vocab_size, (rows, target_length), device=device)
+    return {"input_ids": source, "attention_mask": torch.ones_like(source), "labels": target}

@@ -30,6 +30,7 @@ from scalepet.errors import (
 from scalepet.launch import arrival
 from scalepet.launch.alarm import Alarm
 from scalepet.launch.gpus import count_gpus, sees_gpus
+from scalepet.launch.loopback import keep_to_loopback
 from scalepet.launch.place import own_place
 from scalepet.launch.roll_call import missing_ranks
 from scalepet.signals import EXIT_STOPPED, Stopped
@@ -113,11 +114,12 @@ def join_processes(*, timeout_seconds: int | None = None) -> torch.device:
     try:
         deepspeed.init_distributed(
             dist_backend="nccl" if device.type == "cuda" else "gloo",
+            init_method=keep_to_loopback(is_alone=place is None),
             auto_mpi_discovery=False,
             verbose=False,
             timeout=timedelta(seconds=timeout_seconds),
         )
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise LaunchError(
             f"rank {os.environ['RANK']} cannot join the group at {address}: {error}"

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import HashStore, PrefixStore, Store, TCPStore
+from torch.distributed import HashStore, PrefixStore, Store
 
 from scalepet.errors import LaunchError, some_ranks
+from scalepet.launch.loopback import open_store
 from scalepet.launch.place import Place, own_place
 
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.01, 0.5
@@ -103,7 +104,7 @@ class Meeting:
         try:
             if not is_ours:
                 self._reach(place)
-            store = TCPStore(
+            store = open_store(
                 place.address,
                 place.port,
                 is_master=is_ours,

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from scalepet.engine import write_folder
-from scalepet.errors import CheckpointError
+from scalepet.errors import CheckpointError, LaunchError
 from scalepet.files import replace_file
 from scalepet.recipes import lock
 from scalepet.recipes.lock import Holder, one_run_in
@@ -266,3 +266,9 @@ def test_a_lock_of_a_stranger_moves_no_folder(workplace: Any, tmp_path: Path) ->
 def test_a_folder_that_takes_no_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"run.lock cannot be written \(No such file"):
         take(tmp_path / "nowhere")
+
+
+def test_a_number_of_restarts_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "x")
+    with pytest.raises(LaunchError, match="SLURM_RESTART_COUNT is 'x'; allowed: a whole number"):
+        Holder.here()
