@@ -77,15 +77,18 @@ failed=()
 for part in "${parts[@]}"; do
   # None takes more than half of what is left, so that those after it have their turn.
   seconds=$(((limit - SECONDS) / 2))
-  echo "scalepet: $part, at most $seconds s"
-  ((seconds > 0)) && timeout --kill-after=5 "$seconds" \
-    "$python" -m scalepet.bench "$part" --size "$size" --output "$output"
-  code=$?
-  if ((code)); then
-    failed+=("$part")
-    printf '{"part": "%s", "size": "%s", "error": "exit code %d within %d s"}\n' \
-      "$part" "$size" "$code" "$seconds" >>"$output"
+  if ((seconds > 0)); then
+    echo "scalepet: $part, at most $seconds s"
+    timeout --kill-after=5 "$seconds" \
+      "$python" -m scalepet.bench "$part" --size "$size" --output "$output"
+    code=$?
+    ((code)) || continue
+    error="ended with exit code $code; it had $seconds s"
+  else
+    error="no time was left"
   fi
+  failed+=("$part")
+  printf '{"part": "%s", "size": "%s", "error": "%s"}\n' "$part" "$size" "$error" >>"$output"
 done
 echo "scalepet: $output has the figures"
 ((${#failed[@]} == 0)) || { echo "scalepet: failed: ${failed[*]}" >&2; exit 1; }

@@ -85,12 +85,10 @@ def tests(_: Size) -> Iterator[Record]:
 
 def losses(_: Size) -> Iterator[Record]:
     """Tiny runs and a stream in one process, on the device that it sees."""
-    engine.join_processes()
     backbones.quiet_transformers(show_progress=False)
-    with tempfile.TemporaryDirectory() as folder:
+    with engine.joined() as device, tempfile.TemporaryDirectory() as folder:
         for ran in tiny_runs(Path(folder)):
-            yield {"device": str(engine.pick_device()), **ran._asdict()}
-    engine.leave_processes()
+            yield {"device": str(device), **ran._asdict()}
 
 
 def runs(size: Size) -> Iterator[Record]:
@@ -131,10 +129,9 @@ def large(size: Size) -> Iterator[Record]:
 
 def zero3(size: Size) -> Iterator[Record]:
     """T5-XXL on one rank of ZeRO-3, as ``scalepet train`` runs it."""
-    engine.join_processes()
     backbones.quiet_transformers(show_progress=False)
     rows, source_length, target_length = TOKENS[size.name][0]
-    with tempfile.TemporaryDirectory() as name:
+    with engine.joined() as device, tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         content = _zero3_run(folder, size, (rows, source_length, target_length))
         (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -143,12 +140,11 @@ def zero3(size: Size) -> Iterator[Record]:
         lines = (config.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         steps = [step for step in map(json.loads, lines) if step["kind"] == "train"]
         result = json.loads((config.output / "result.json").read_text(encoding="utf-8"))
-    engine.leave_processes()
     yield {
         "rows": rows,
         "steps": [{key: step.get(key) for key in ("loss", "step_seconds")} for step in steps],
         "peak_bytes": result["peak_memory_bytes"],
-        "peak_of": "host" if engine.pick_device().type == "cpu" else "device",
+        "peak_of": "host" if device.type == "cpu" else "device",
         "seconds": result["seconds"],
     }
 

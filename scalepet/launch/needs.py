@@ -36,7 +36,7 @@ def not_importable(modules: Iterable[str]) -> Iterator[str]:
     """A line for each module that fails, whatever it fails with."""
     for module in modules:
         try:
-            pkgutil.resolve_name(module)
+            pkgutil.resolve_name(f"{module}:")
         except Exception as error:
             first_line = next(iter(str(error).splitlines()), "")
             yield f"{module} cannot be imported ({type(error).__name__}: {first_line})"
