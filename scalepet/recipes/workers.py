@@ -87,7 +87,7 @@ class Workers:
         return sum(1 for _ in self.study.with_name(RUNS).glob("*/*/*/*/result.json"))
 
     def _start(self, slot: int, cells: Sequence[str]) -> Worker:
-        command = [sys.executable, "-m", "scalepet", "sweep", str(self.study), "--worker"]
+        command = [sys.executable, "-P", "-m", "scalepet", "sweep", str(self.study), "--worker"]
         for cell in cells:
             command += ["--only", cell]
         log = self.study.with_name(LOGS) / f"worker-{slot}.log"

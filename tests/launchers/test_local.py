@@ -40,7 +40,7 @@ def test_processes_on_cpus_and_a_dead_one(checkout: Path, stand_in: dict[str, st
     assert process.returncode == 256 - signal.SIGKILL, said
     ranks = [json.loads(Path(f"dead.{rank}").read_text()) for rank in range(2)]
     assert [rank["LOCAL_RANK"] for rank in ranks] == ["0", "1"]
-    assert {rank["WORLD_SIZE"] for rank in ranks} == {"2"}
+    assert {(rank["WORLD_SIZE"], rank["safe path"]) for rank in ranks} == {("2", "1")}
     assert time.monotonic() - started < 25, "the other one would wait for 60 s"
     assert has_ended("dead")
 
