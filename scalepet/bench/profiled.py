@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from scalepet.bench.contenders import Contender
 from scalepet.bench.measure import step_of, wait
@@ -19,9 +18,7 @@ def profiled(work: Work, entrant: Contender, *, num_steps: int) -> dict[str, Any
     torch sees none of them, as on a CPU. The profiler itself takes time between them, so the share
     is a lower bound.
     """
-    activities = [ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(ProfilerActivity.CUDA)
+    activities = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()
     with entrant.enter(work) as entered:
         step = step_of(work, entered.model)
         step()

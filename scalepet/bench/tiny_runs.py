@@ -4,6 +4,7 @@ the device after each.
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from collections.abc import Iterator
@@ -148,6 +149,7 @@ def _device_bytes() -> int | None:
 
 
 def _kept_since(before: int | None) -> int | None:
+    gc.collect()
     now = _device_bytes()
     return None if now is None or before is None else now - before
 
