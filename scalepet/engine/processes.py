@@ -119,7 +119,7 @@ def join_processes(*, timeout_seconds: int | None = None) -> torch.device:
             verbose=False,
             timeout=timedelta(seconds=timeout_seconds),
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise LaunchError(
             f"rank {os.environ['RANK']} cannot join the group at {address}: {error}"
@@ -222,7 +222,7 @@ def _as_failure(error: BaseException) -> RankError:
 
 @contextlib.contextmanager
 def closing(close: Callable[[], None]) -> Iterator[None]:
-    """Calls ``close`` at the end, and also where this process has to end inside without reaching it:
+    """Calls ``close`` at the end, also where this process has to end inside without reaching it:
     another rank has failed, and this one hangs. Then it is called in another thread.
     """
     _open.append(close)

@@ -48,7 +48,7 @@ def keep_to_loopback(
     """The ``init_method`` of a process group: of one process that is alone, which needs no port at
     all, or torch's own for the others, which have met by then.
 
-    Gloo's own connections keep to the loopback where MASTER_ADDR is one, unless the user has chosen.
+    Where MASTER_ADDR is a loopback address, gloo keeps to it, too, unless the user has chosen.
     """
     if is_loopback(environment["MASTER_ADDR"]):
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
