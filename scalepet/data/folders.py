@@ -66,12 +66,13 @@ def layout_of(folder: Path) -> Layout:
     rows that have a split as one word of their names; everything is "train" where nothing is
     called so. Where one folder is all there is, the first level is the one in it.
 
-    Hidden files (.name, __name__) are no data.
+    Hidden files (.name, __name__) are no data; nor are tables beside the folders of pictures that
+    are not called as a split: they name pictures to answer for, from where their paths begin.
 
     Raises:
         ConfigError: files of several kinds, or of none; files that belong to no split.
     """
-    files = _data_files(folder)
+    files = _without_questions(folder, _data_files(folder))
     kind = kind_of(folder, files)
     top = _top(folder, files)
     splits: dict[str, list[Path]] = {}
@@ -92,6 +93,18 @@ def layout_of(folder: Path) -> Layout:
         splits.setdefault(words[name] or name, []).append(file)
     ordered = {name: splits[name] for name in sorted(splits, key=_rank)}
     return Layout(kind, ordered, {words[name] or name: top / name for name in names})
+
+
+def _without_questions(folder: Path, files: list[Path]) -> list[Path]:
+    if not any(_kind_of_file(file) == PICTURES for file in files):
+        return files
+    return [
+        file
+        for file in files
+        if file.parent != folder
+        or _kind_of_file(file) not in TABLES.values()
+        or split_of(file.name, is_file=True, kind="") is not None
+    ]
 
 
 def _rank(split: str) -> tuple[int, str]:

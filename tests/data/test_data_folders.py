@@ -132,6 +132,12 @@ class TestPictures:
     def test_pictures_beside_tables_are_refused(self, tmp_path: Path) -> None:
         message = refused(write(tmp_path, "train/cat/a.png", "train/dog/b.png", "train.csv"))
         assert "files of several kinds (1 of csv, 2 of pictures)" in message
+        other = write(tmp_path / "v", "train/cat/a.png", "train/dog/b.png", "train/c.csv")
+        assert "files of several kinds (1 of csv, 2 of pictures)" in refused(other)
+
+    def test_a_table_of_pictures_to_answer_for_is_no_split(self, tmp_path: Path) -> None:
+        folder = write(tmp_path, "train/cat/a.png", "train/dog/b.png", "asked.csv")
+        assert classes_of(folder, "train") == {"cat": 1, "dog": 1}
 
     def test_a_table_of_what_they_show(self, tmp_path: Path) -> None:
         folder = write(tmp_path, "train/a.png", "train/in/b.png")
