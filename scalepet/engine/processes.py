@@ -222,8 +222,8 @@ def _as_failure(error: BaseException) -> RankError:
 
 @contextlib.contextmanager
 def closing(close: Callable[[], None]) -> Iterator[None]:
-    """Calls ``close`` at the end, also where this process has to end inside without reaching it:
-    another rank has failed, and this one hangs. Then it is called in another thread.
+    """Calls ``close`` at the end; and, in another thread, where this process hangs inside and is
+    ended, since another rank has failed.
     """
     _open.append(close)
     try:
