@@ -110,12 +110,17 @@ def _empty(backbone: Backbone, config: Any, dtype: torch.dtype) -> Any:
             stack.enter_context(context)
         model = model_class(config)
     model.tie_weights()
+    read_generation_config(model, backbone)
+    return model
+
+
+def read_generation_config(model: Any, backbone: Backbone) -> None:
+    """As ``from_pretrained`` does that is given a place."""
     if model.can_generate():
         with suppress(OSError):  # without a file of its own it stays as made from the config
             model.generation_config = transformers.GenerationConfig.from_pretrained(
                 backbone.place, revision=backbone.revision
             )
-    return model
 
 
 def _sources(model: Any, weights: WeightFiles) -> dict[str, str]:

@@ -42,7 +42,9 @@ def export_merged(
     )
     dist.together(lambda: check_new(into))
     ds_config = build.ds_config_for_answers(adapter.plan) if launched else {}
-    loaded = dist.together(lambda: build.load_backbone(adapter.plan, ds_config))
+    loaded = dist.together(
+        lambda: build.load_backbone(adapter.plan, ds_config, on_host=not launched)
+    )
     merged = _merged(adapter, loaded)
     unfinished = into.with_name(into.name + ".new")
     if dist.is_main():

@@ -25,7 +25,13 @@ from scalepet.recipes import screen
 from scalepet.recipes.adapter import save_adapter
 from scalepet.recipes.answer import Ready
 from scalepet.recipes.going_on import Accepted, check_names, progress_of
-from scalepet.recipes.masks import MaskMover, chosen, saved_positions, with_saved_positions
+from scalepet.recipes.masks import (
+    MaskMover,
+    chosen,
+    saved_positions,
+    with_kernel_warnings,
+    with_saved_positions,
+)
 from scalepet.recipes.non_finite import NonFinite, num_skipped
 from scalepet.recipes.prepare import Prepared, majority, prepare
 from scalepet.recipes.proof import proof_of
@@ -366,7 +372,7 @@ def _open_run(
     prepared: Prepared, runner: Engine, progress: Progress, console: Console, *, how: str
 ) -> Trackers:
     """On rank 0: write what the run is, show it, and open its logs."""
-    num_trained = runner.num_trained
+    num_trained, warnings = runner.num_trained, with_kernel_warnings(prepared.plan)
     if not dist.is_main():
         return Trackers()
     plan, config = prepared.plan, prepared.plan.config
@@ -382,7 +388,7 @@ def _open_run(
         config,
         counts=counts,
         rows=rows,
-        warnings=plan.warnings,
+        warnings=warnings,
         majority=majority(prepared.eval),
         test_majority=None if prepared.test is None else majority(prepared.test),
     )
@@ -393,6 +399,7 @@ def _open_run(
         device=runner.device,
         resumed_at=progress.num_steps,
         how=how,
+        warnings=warnings,
     )
     return open_logs(config, record, last_step=progress.num_steps or -1)
 
