@@ -144,9 +144,6 @@ def main() -> None:
     load(make_plan(folder, *CASES[0]))  # what is imported and started once
     results = []
     for name, precision in CASES:
-        import time
-
-        T = time.time()
         plan, sizes = make_plan(folder, name, precision), []
         before = own_host_bytes()
         with noting(sizes):
@@ -162,7 +159,6 @@ def main() -> None:
             }
         )
         del model
-        print(name, precision, time.time() - T, file=open("/tmp/h5m/log", "a"))
     print(json.dumps(results), flush=True)
     engine.leave_processes()
     engine.end_process(0)
