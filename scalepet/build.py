@@ -295,31 +295,39 @@ def encode_splits(plan: Plan, rows: dict[str, Rows]) -> dict[str, Examples]:
     return encoded
 
 
-def load_backbone(plan: Plan, ds_config: dict[str, Any] | None = None) -> Loaded:
+def load_backbone(
+    plan: Plan, ds_config: dict[str, Any] | None = None, *, on_host: bool = False
+) -> Loaded:
     """The frozen backbone with nothing on it. All ranks together.
 
     Args:
         ds_config: where its stage is 3, the model is built into shards, and each rank reads its
-            own part of the files.
+            own part of the files; else each has the whole model on its device.
+        on_host: weights that are read stay in host memory.
 
     Raises:
         ConfigError: also where the files of two machines are not the same; on all ranks alike, as
             is all that fails on one of them.
     """
     _check_alike(plan)
-    if engine.shard_filler(ds_config or {}):
-        dist.together(lambda: _convert_once(plan))
-    load = partial(
-        backbones.load_model,
-        plan.backbone,
-        plan.model_config,
-        dtype=DTYPES[plan.config.precision],
-        fill=engine.shard_filler(ds_config or {}),
-        together=dist.together,
-    )
+    fill = engine.shard_filler(ds_config or {})
+    if fill is not None or dist.world_size() > 1:
+        dist.together(lambda: _convert_once(plan, in_parts=fill is not None))
     is_sharded = engine.zero_stage(ds_config or {}) == 3
+
+    def load() -> Loaded:
+        is_kept = on_host and not plan.backbone.random_start
+        return backbones.load_model(
+            plan.backbone,
+            plan.model_config,
+            dtype=DTYPES[plan.config.precision],
+            device=torch.device("cpu") if is_kept else engine.pick_device(),
+            fill=fill,
+            together=dist.together,
+        )
+
     with engine.building_into_shards(ds_config or {}):
-        return dist.together(lambda: load(device=engine.pick_device()), has_collectives=is_sharded)
+        return dist.together(load, has_collectives=is_sharded)
 
 
 def _check_alike(plan: Plan) -> None:
@@ -336,9 +344,9 @@ def _check_alike(plan: Plan) -> None:
         )
 
 
-def _convert_once(plan: Plan) -> None:
+def _convert_once(plan: Plan, *, in_parts: bool) -> None:
     """On one rank of every machine, for the others to read from."""
-    if dist.local_rank() == 0 and backbones.needs_conversion(plan.backbone):
+    if dist.local_rank() == 0 and backbones.needs_conversion(plan.backbone, in_parts=in_parts):
         backbones.convert(plan.backbone, plan.model_config)
 
 

@@ -27,6 +27,7 @@ unset WANDB_API_KEY
 
 # Several processes share the cores in the distributed tests; more threads each only slow them down.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+export TRITON_INTERPRET=1  # kernels are defined while Python imports; gpu.sh compiles them
 
 on=()
 SCALEPET_EMULATED_CUDA="$(python tests/emulated_cuda/build.py)"

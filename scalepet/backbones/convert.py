@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import safetensors.torch
 from huggingface_hub.constants import HF_HOME
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from scalepet.backbones.backbone import Backbone, in_plain_words
@@ -18,10 +19,16 @@ from scalepet.backbones.fingerprint import fingerprint
 from scalepet.errors import CheckpointError
 
 
-def needs_conversion(backbone: Backbone) -> bool:
-    """Whether the weights are pickle files."""
-    files = [] if backbone.random_start else weight_files(backbone, fetch=True)
-    return any(file.suffix == ".bin" for file in files)
+def needs_conversion(backbone: Backbone, *, in_parts: bool) -> bool:
+    """Whether the weights lie in files of which every process of a machine would read all into its
+    own memory.
+
+    Args:
+        in_parts: a process keeps parts of tensors, which no pickle file gives; else whole ones,
+            for which a file is mapped unless it is of torch before 1.6.
+    """
+    pickles = _pickle_files(backbone)
+    return bool(pickles) if in_parts else not all(map(zipfile.is_zipfile, pickles))
 
 
 def convert(backbone: Backbone, config: object) -> Path:
@@ -59,6 +66,27 @@ def convert(backbone: Backbone, config: object) -> Path:
 def converted_folder(backbone: Backbone, config: object) -> Path:
     """Where the converted weights of this very checkpoint lie."""
     return Path(HF_HOME) / "scalepet" / fingerprint(backbone, config)
+
+
+def mapped_weights(backbone: Backbone, config: object) -> dict[str, Tensor] | None:
+    """All tensors, out of the mapped files of ``convert``; None where transformers maps the weights
+    as they are, or nothing was converted.
+    """
+    if not needs_conversion(backbone, in_parts=False):
+        return None
+    files = sorted(converted_folder(backbone, config).glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in _tensors_of(file)} or None
+
+
+def _tensors_of(file: Path) -> Iterator[tuple[str, Tensor]]:
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 (the handle is no mapping)
+            yield name, tensors.get_tensor(name)
+
+
+def _pickle_files(backbone: Backbone) -> list[Path]:
+    files = [] if backbone.random_start else weight_files(backbone, fetch=True)
+    return [file for file in files if file.suffix == ".bin"]
 
 
 def _own_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:

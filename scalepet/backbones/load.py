@@ -17,6 +17,7 @@ from torch import nn
 
 from scalepet.backbones.backbone import Backbone, in_plain_words
 from scalepet.backbones.checkpoint import check_shapes, first_of
+from scalepet.backbones.convert import mapped_weights
 from scalepet.backbones.fill import Fill, Filled, Together, fill_model
 from scalepet.backbones.generation import plain_generation
 from scalepet.backbones.model_config import check_tables, family_of
@@ -123,12 +124,13 @@ def load_model(
 ) -> Loaded:
     """Build and fill the model; every parameter is frozen.
 
-    The caller moves it to a device, or has opened the engine's loading context, which builds it
-    into shards.
+    Where the caller has opened the engine's loading context, it is built into shards.
 
     Args:
         config: of ``read_model_config``.
-        device: where a random start is drawn: a CPU needs minutes for ten billion numbers.
+        device: where its weights go. They are read out of mapped files tensor by tensor, so that
+            the processes of a machine share what host memory that takes. A random start is drawn
+            there: a CPU needs minutes for ten billion numbers.
         fill: keeps the parts that this process needs of a sharded model; without it, or where the
             files cannot be read in parts, transformers reads all of them.
         together: does work that fails on all ranks where it fails on one.
@@ -146,7 +148,7 @@ def load_model(
         if backbone.random_start:
             model, lacking, how = _draw(config, dtype, device)
         else:
-            model, lacking, how = _read(backbone, config, dtype, fill, together)
+            model, lacking, how = _read(backbone, config, dtype, device, fill, together)
     _check_lacking(backbone, lacking, may_lack=family.may_lack)
     model.requires_grad_(False)
     if model.can_generate():
@@ -173,8 +175,15 @@ def _draw(config: Any, dtype: torch.dtype, device: torch.device | str) -> Built:
 
 
 def _read(
-    backbone: Backbone, config: Any, dtype: torch.dtype, fill: Fill | None, together: Together
+    backbone: Backbone,
+    config: Any,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    fill: Fill | None,
+    together: Together,
 ) -> Built:
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
     model_class = family_of(config).model_class(config)
     how = "read whole"
     if fill is not None:
@@ -182,12 +191,15 @@ def _read(
         if isinstance(filled, Filled):
             return filled.model, filled.lacking, filled.how
         how = f"read whole by the first rank, since {filled}"
+    weights = mapped_weights(backbone, config)
     with _drawing_alike(model_class, backbone.seed):
         model, report = model_class.from_pretrained(
-            backbone.place,
+            backbone.place if weights is None else None,
             config=config,
             revision=backbone.revision,
             dtype=dtype,
+            device_map=None if is_deepspeed_zero3_enabled() else {"": torch.device(device)},
+            state_dict=weights,
             trust_remote_code=False,
             generation_config=plain_generation(config),  # else it reads a file, whatever is in it
             output_loading_info=True,

@@ -22,6 +22,7 @@ from scalepet.pet.scores import GradientShards, collecting, score_shards, watchi
 from scalepet.pet.settle import apet_of, with_apet
 from scalepet.pet.start import normal
 from scalepet.pet.together import Together, parts_of, together
+from scalepet.pet.value_gradients import why_no_kernel
 
 METHODS: dict[str, MethodBuilder] = {
     "apet": plan_apet,
@@ -62,5 +63,6 @@ __all__ = [
     "to_peft",
     "together",
     "watching",
+    "why_no_kernel",
     "with_apet",
 ]

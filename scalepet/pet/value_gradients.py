@@ -178,7 +178,7 @@ def linear_value_gradients(
     positions = _positions_in_part(positions, plan)
     if plan.is_tiled:
         return tiled_value_gradients(x, grad_y, positions, bounds=plan.bounds)
-    return _sparse_way(x.device.type)(x, grad_y, positions)
+    return _sparse_way(x.device, x.dtype)(x, grad_y, positions)
 
 
 def _positions_in_part(positions: Tensor, plan: Plan) -> Tensor:
@@ -195,17 +195,37 @@ def _positions_in_part(positions: Tensor, plan: Plan) -> Tensor:
     return rows * num_columns + columns
 
 
-@cache
-def _sparse_way(device_type: str) -> Way:
-    if device_type == "cpu":
+def _sparse_way(device: torch.device, dtype: torch.dtype) -> Way:
+    if device.type == "cpu":
         return sampled_value_gradients
-    if device_type == "cuda":
-        try:
-            from scalepet.pet.value_kernels import kernel_value_gradients
-        except ImportError:  # Triton comes with torch for CUDA on Linux only
-            return gather_value_gradients
-        return kernel_value_gradients
-    return gather_value_gradients
+    if device.type != "cuda" or why_no_kernel(device, dtype):
+        return gather_value_gradients
+    from scalepet.pet.value_kernels import kernel_value_gradients
+
+    return kernel_value_gradients
+
+
+@cache
+def why_no_kernel(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this machine cannot run the Triton kernel that CUDA devices want; None where it can, or
+    where the device wants none. Not a collective.
+
+    The kernel is launched once to see: Triton compiles for the device, and its launcher with the
+    machine's C compiler and Python's headers, at the first launch of a process. It waits for the
+    device, so a run asks before its first step, not in a backward.
+    """
+    if device.type != "cuda":
+        return None
+    ones = torch.ones(16, 16, device=device, dtype=dtype)
+    try:
+        from scalepet.pet.value_kernels import kernel_value_gradients  # Triton: for Linux alone
+
+        positions = torch.arange(16, device=device, dtype=torch.int32)
+        found = kernel_value_gradients(ones, ones, positions).tolist()
+    except Exception as error:  # of Triton, the compiler, the loader or the driver
+        first_line = next(iter(str(error).splitlines()), "")
+        return f"{type(error).__name__}: {first_line}"
+    return None if found == [16.0] * 16 else f"16 sums of 16 ones are {found}"
 
 
 def sampled_value_gradients(x: Tensor, grad_y: Tensor, positions: Tensor) -> Tensor:

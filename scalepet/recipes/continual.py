@@ -26,7 +26,7 @@ from scalepet.recipes.adapter import save_adapter
 from scalepet.recipes.going_on import Accepted, check_names, progress_of
 from scalepet.recipes.learner import Carried, Learner, start_learner
 from scalepet.recipes.lock import Hold
-from scalepet.recipes.masks import saved_positions
+from scalepet.recipes.masks import kernel_warnings, saved_positions
 from scalepet.recipes.non_finite import NonFinite, num_skipped
 from scalepet.recipes.prepare_stream import PreparedStream, prepare_stream
 from scalepet.recipes.proof import proof_of
@@ -405,16 +405,22 @@ def _results_of(prepared: PreparedStream, state: RunState | None) -> Results:
 
 def _open_run(story: _Story, progress: Progress) -> Trackers:
     """On rank 0: write what the run is, show it, and open its logs."""
+    prepared, learner = story.prepared, story.learner
+    warnings = [*prepared.warnings, *kernel_warnings(prepared.plan)]
     if not dist.is_main():
         return Trackers()
-    prepared, learner = story.prepared, story.learner
     config = prepared.config
     counts = learner.counts()
     workplace = story.hold.workplace
-    record = describe_run(config, counts=counts, workplace=workplace, warnings=prepared.warnings)
+    record = describe_run(config, counts=counts, workplace=workplace, warnings=warnings)
     done = prepared.steps_before(progress.experience) + progress.num_steps
     screen.introduce_stream(
-        story.console, prepared, counts=counts, how=learner.loaded.how, resumed_at=done
+        story.console,
+        prepared,
+        counts=counts,
+        how=learner.loaded.how,
+        resumed_at=done,
+        warnings=warnings,
     )
     return open_logs(config, record, last_step=done or -1, workplace=workplace)
 

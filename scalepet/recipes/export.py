@@ -46,8 +46,9 @@ def _export(folder: Path, into: Path, *, overrides: Mapping[str, Any], other_wei
         lambda: _mergeable(open_adapter(folder, overrides=overrides, other_weights=other_weights))
     )
     dist.together(lambda: check_new(into))
-    ds_config = build.ds_config_for_answers(adapter.plan) if engine.is_launched() else {}
-    loaded = adapter.head_of(build.load_backbone(adapter.plan, ds_config))
+    launched = engine.is_launched()
+    ds_config = build.ds_config_for_answers(adapter.plan) if launched else {}
+    loaded = adapter.head_of(build.load_backbone(adapter.plan, ds_config, on_host=not launched))
     merged = _merged(adapter, loaded)
     with _workplace_for(into) as workplace:
         unfinished = workplace / into.name

@@ -28,7 +28,13 @@ from scalepet.recipes.adapter import save_adapter
 from scalepet.recipes.answer import Ready
 from scalepet.recipes.going_on import Accepted, check_names, progress_of
 from scalepet.recipes.lock import Hold
-from scalepet.recipes.masks import MaskMover, chosen, saved_positions, with_saved_positions
+from scalepet.recipes.masks import (
+    MaskMover,
+    chosen,
+    kernel_warnings,
+    saved_positions,
+    with_saved_positions,
+)
 from scalepet.recipes.non_finite import NonFinite, num_skipped
 from scalepet.recipes.prepare import Prepared, majority, prepare
 from scalepet.recipes.proof import proof_of
@@ -391,6 +397,7 @@ def _open_run(
 ) -> Trackers:
     """On rank 0: write what the run is, show it, and open its logs."""
     num_trained = runner.num_trained
+    warnings = [*prepared.warnings, *kernel_warnings(prepared.plan)]
     if not dist.is_main():
         return Trackers()
     plan, config = prepared.plan, prepared.plan.config
@@ -407,7 +414,7 @@ def _open_run(
         counts=counts,
         workplace=hold.workplace,
         rows=rows,
-        warnings=prepared.warnings,
+        warnings=warnings,
         majority=majority(prepared.eval),
         test_majority=None if prepared.test is None else majority(prepared.test),
     )
@@ -418,6 +425,7 @@ def _open_run(
         device=runner.device,
         resumed_at=progress.num_steps,
         how=how,
+        warnings=warnings,
     )
     return open_logs(config, record, last_step=progress.num_steps or -1, workplace=hold.workplace)
 

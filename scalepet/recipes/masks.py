@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scalepet import engine, pet
+from scalepet import build, dist, engine, pet
+from scalepet.build import Plan
 from scalepet.data import Step, TrainLoader
 from scalepet.engine import Engine, LossSum
+from scalepet.errors import some_ranks
 from scalepet.exact import exactly
 from scalepet.pet import Apet, GradientShards, Method
 
@@ -162,6 +164,24 @@ class MaskMover:
         if apet is None or apet.moves is None or num_steps >= self.num_steps:
             return None
         return apet if num_steps % apet.moves.every == 0 else None
+
+
+def kernel_warnings(plan: Plan) -> list[str]:
+    """One for each reason why the backward of a masked layer is slower here than it could be. All
+    ranks together, before the first step.
+    """
+    if pet.apet_of(plan.method) is None:
+        return []
+    why = pet.why_no_kernel(engine.pick_device(), build.DTYPES[plan.config.precision])
+    ranks_of: dict[str, list[int]] = {}
+    for rank, reason in enumerate(dist.all_gather_objects(why)):
+        if reason is not None:
+            ranks_of.setdefault(reason, []).append(rank)
+    return [
+        f"Triton's kernel does not run on {some_ranks(ranks)} ({reason}); gradients of masked"
+        " weights are gathered there, which takes longer"
+        for reason, ranks in ranks_of.items()
+    ]
 
 
 def saved_positions(method: Method) -> dict[str, Tensor]:

@@ -43,11 +43,13 @@ def introduce(
     device: torch.device,
     resumed_at: int,
     how: str,
+    warnings: Iterable[str],
 ) -> None:
     """What is about to be trained, on what, and what was cut.
 
     Args:
         how: the weights were read.
+        warnings: what may go wrong, each in a line.
     """
     plan, config = prepared.plan, prepared.plan.config
     table = _plain_table()
@@ -76,7 +78,7 @@ def introduce(
                 )
     _add_steps(table, prepared.num_steps, prepared.loader, config.train.batch_size, resumed_at)
     console.print(table)
-    _warn(console, prepared.warnings)
+    _warn(console, warnings)
 
 
 def _add_steps(
@@ -133,11 +135,13 @@ def introduce_stream(
     counts: Mapping[str, int],
     how: str,
     resumed_at: int,
+    warnings: Iterable[str],
 ) -> None:
     """What is about to be learnt, one after the other, and how.
 
     Args:
         how: the weights were read.
+        warnings: what may go wrong, each in a line.
     """
     config, lessons = prepared.config, prepared.lessons
     lae, classes = config.lae, prepared.num_seen(len(lessons) - 1)
@@ -160,7 +164,7 @@ def introduce_stream(
     loader = lessons[0].loader
     _add_steps(table, prepared.num_steps, loader, config.train.batch_size, resumed_at)
     console.print(table)
-    _warn(console, prepared.warnings)
+    _warn(console, warnings)
 
 
 def show_row(console: Console, name: str, results: Results) -> None:

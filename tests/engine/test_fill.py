@@ -115,7 +115,7 @@ def main() -> None:
     for name, zero, precision in argument["cases"]:
         backbone = make_backbone(Path(argument["folder"]) / name)
         config = backbones.read_model_config(backbone)
-        if dist.is_main() and backbones.needs_conversion(backbone):
+        if dist.is_main() and backbones.needs_conversion(backbone, in_parts=True):
             backbones.convert(backbone, config)
         dist.barrier()
         ds_config = engine.compose_ds_config(
