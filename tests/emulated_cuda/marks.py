@@ -17,6 +17,6 @@ inside = [
     pytest.mark.gpu,
     pytest.mark.skipif(
         GPUS not in os.environ,
-        reason="it asks the emulated CUDA device, which this process has not taken in",
+        reason="test_gpu_marked.py runs it, in a process that has the emulated CUDA device",
     ),
 ]
