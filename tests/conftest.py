@@ -76,21 +76,27 @@ def variables_of_a_group_are_gone() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny random models in one folder: t5 (tied, ReLU), t5-gated (its own head), bert, vit."""
+    folder = tmp_path_factory.mktemp("backbones")
+    write_backbones(folder, num_layers=T5_SHAPE["num_layers"])
+    return folder
+
+
+def write_backbones(folder: Path, *, num_layers: int) -> None:
     import torch
     import transformers
 
     from scalepet.backbones.families import own_head_t5
 
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("backbones")
-    tied = transformers.T5Config(**T5_SHAPE, tie_word_embeddings=True)
+    shape = {**T5_SHAPE, "num_layers": num_layers}
+    tied = transformers.T5Config(**shape, tie_word_embeddings=True)
     gated = transformers.T5Config(
-        **T5_SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+        **shape, feed_forward_proj="gated-gelu", tie_word_embeddings=False
     )
     bert = transformers.BertConfig(
         vocab_size=60,
         hidden_size=24,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         intermediate_size=40,
         max_position_embeddings=32,
@@ -100,7 +106,7 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own_head_t5()(gated).save_pretrained(folder / "t5-gated")
     vit = transformers.ViTConfig(
         hidden_size=24,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         intermediate_size=40,
         image_size=16,
@@ -109,7 +115,6 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     transformers.BertModel(bert).save_pretrained(folder / "bert")
     transformers.ViTModel(vit, add_pooling_layer=False).save_pretrained(folder / "vit")
-    return folder
 
 
 @pytest.fixture

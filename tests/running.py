@@ -40,8 +40,8 @@ def run(
     """
     interpreter, *arguments = (str(part) for part in command)
     assert interpreter == sys.executable
-    alone = [environment or one_core()]
-    environments = environments_of(num_ranks, environment) if num_ranks > 1 else alone
+    alone = dict(environment or one_core())
+    environments = environments_of(num_ranks, environment) if num_ranks > 1 else [alone]
     ended = run_python(arguments, environments, timeout_seconds=SECONDS_TO_END)
     for done in ended:
         assert done.code == code, f"exit {done.code}\n{done.out}\n{done.err[-6000:]}"

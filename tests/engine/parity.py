@@ -5,35 +5,56 @@ As a script: ``parity.py '{"folder": ..., "out": ..., "cases": {...}}'``, on eve
 
 from __future__ import annotations
 
+import gc
+import io
 import json
 import sys
+import traceback
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import PIL.Image
 import safetensors.torch
 import torch
 from deepspeed.utils import safe_get_full_grad
 
-from scalepet import backbones, dist, engine
-from scalepet.backbones import Backbone
-from scalepet.data import Encoded, TrainLoader
+from scalepet import backbones, build, dist, engine
+from scalepet.backbones import Backbone, Loaded
+from scalepet.build import DTYPES
+from scalepet.data import Encoded, Step, TrainLoader
+from scalepet.data.examples import Examples
+from scalepet.data.picture import Picture
+from scalepet.data.pictures import Pictures
 from scalepet.engine.parameters import gathered
-from scalepet.pet import plan_apet
+from scalepet.pet import METHODS
+from scalepet.recipes.masks import MaskMover, chosen, saved_positions
 
 NUM_ROWS, NUM_CLASSES, BATCH_SIZE = 22, 3, 8
 LEARNING_RATE, HEAD_LEARNING_RATE = 1e-2, 3e-3
 # Adam with its usual epsilon turns the sign of a gradient of 1e-9 into a whole step; with a large
 # one, values are a smooth function of the gradients, so that comparing them means something.
 EPSILON = 1e-2
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WITH_HEAD = ("bert", "vit")
+APET = {
+    "name": "apet",
+    "budget": 400,
+    "kinds": ("matrix", "embedding", "norm", "bias"),
+    "seed": 2,
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run the same training."""
+    """One way to run the same training.
+
+    Attributes:
+        zero: options of ZeRO besides the stage.
+        method: its name and options.
+    """
 
     backbone: str = "t5"
     stage: int = 3
@@ -42,7 +63,7 @@ class Case:
     micro_batch_size: int = 8
     clip: float | None = None
     checkpoint_activations: bool = False
-    kinds: tuple[str, ...] = ("matrix", "embedding", "norm", "bias")
+    method: dict[str, Any] = field(default_factory=lambda: APET, hash=False)
     num_steps: int = 6
     dropout: float = 0.0
 
@@ -50,15 +71,17 @@ class Case:
 def make_backbone(case: Case, folder: Path) -> Backbone:
     return Backbone(
         path=str(folder / case.backbone),
-        num_classes=NUM_CLASSES if case.backbone == "bert" else None,
+        num_classes=NUM_CLASSES if case.backbone in WITH_HEAD else None,
         dropout=case.dropout,
         checkpoint_activations=case.checkpoint_activations,
     )
 
 
-def make_rows(case: Case) -> Encoded:
-    """Random rows of unequal lengths, the same everywhere."""
+def make_rows(case: Case) -> Examples:
+    """Random rows, texts of unequal lengths or pictures, the same everywhere."""
     generator = np.random.default_rng(5)
+    if case.backbone == "vit":
+        return make_pictures(generator)
     lengths = generator.integers(3, 9, (NUM_ROWS, 2))
     sources = [generator.integers(2, 60, length).astype(np.int32) for length in lengths[:, 0]]
     if case.backbone == "bert":
@@ -66,6 +89,19 @@ def make_rows(case: Case) -> Encoded:
         return Encoded("head", sources, list(classes[:, None]), classes=classes)
     targets = [generator.integers(2, 60, length).astype(np.int32) for length in lengths[:, 1]]
     return Encoded("text", sources, targets)
+
+
+def make_pictures(generator: np.random.Generator) -> Pictures:
+    files = []
+    for pixels in generator.integers(0, 256, (NUM_ROWS, 16, 16, 3), dtype=np.uint8):
+        PIL.Image.fromarray(pixels).save(file := io.BytesIO(), "png")
+        files.append({"bytes": file.getvalue(), "path": None})
+    return Pictures(
+        Picture(size=16, resize=16, augment=False),
+        "image",
+        datasets.Dataset.from_dict({"image": files}),
+        classes=generator.integers(0, NUM_CLASSES, NUM_ROWS).astype(np.int32),
+    )
 
 
 def make_loader(case: Case, *, rank: int, world_size: int) -> TrainLoader:
@@ -81,7 +117,16 @@ def make_loader(case: Case, *, rank: int, world_size: int) -> TrainLoader:
 
 
 def make_method(case: Case, config: Any) -> Any:
-    return plan_apet(backbones.sketch_sites(config), budget=400, kinds=case.kinds, seed=2)
+    options = {name: option for name, option in case.method.items() if name != "name"}
+    return METHODS[case.method["name"]](backbones.sketch_sites(config), **options)
+
+
+def draw_head(loaded: Loaded) -> None:
+    """The same start in every precision; torch draws other numbers in other types."""
+    generator = torch.Generator().manual_seed(0)
+    for name in loaded.head_names:
+        head: Any = loaded.model.get_parameter(name)
+        engine.write_whole(head, 0.1 * torch.randn(engine.full_shape(head), generator=generator))
 
 
 def train_reference(case: Case, folder: Path) -> dict[str, Any]:
@@ -94,6 +139,7 @@ def train_reference(case: Case, folder: Path) -> dict[str, Any]:
     config = backbones.read_model_config(backbone)
     dtype = DTYPES[case.precision]
     loaded = backbones.load_model(backbone, config, dtype=dtype)
+    draw_head(loaded)
     indices = {
         name: torch.from_numpy(positions).long()
         for name, positions in make_method(case, config).mask.positions.items()
@@ -139,7 +185,7 @@ def train_reference(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def train_case(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The same through the engine: (numbers, tensors), the same on every rank."""
+    """The same through the engine, with any method: (numbers, tensors), the same on every rank."""
     backbone = make_backbone(case, folder)
     config = backbones.read_model_config(backbone)
     loader = make_loader(case, rank=dist.rank(), world_size=dist.world_size())
@@ -150,20 +196,39 @@ def train_case(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, torc
         num_micro_batches=loader.num_micro_batches,
         clip=case.clip,
     )
+    dtype, fill = DTYPES[case.precision], engine.shard_filler(ds_config)
     with engine.building_into_shards(ds_config):
-        loaded = backbones.load_model(backbone, config, dtype=DTYPES[case.precision])
-    make_method(case, config).attach(loaded.model)
-    for name, parameter in loaded.model.named_parameters():
-        if name in loaded.head_names:
-            parameter.requires_grad_(True)
-    runner = engine.Engine(
+        loaded = backbones.load_model(backbone, config, dtype=dtype, fill=fill)
+    draw_head(loaded)
+    loss_sum = partial(backbones.family_of(config).loss_sum, config=config)
+    method = chosen(
+        make_method(case, config),
+        loaded.model,
+        ds_config=ds_config,
+        loader=loader,
+        loss_sum=loss_sum,
+    )
+    build.attach(method, loaded)
+    with engine.Engine(
         loaded.model,
         head_names=loaded.head_names,
         optimizer=engine.AdamW(LEARNING_RATE, HEAD_LEARNING_RATE, epsilon=EPSILON),
         ds_config=ds_config,
-    )
-    loss_sum = partial(backbones.family_of(config).loss_sum, config=config)
-    tensors: dict[str, torch.Tensor] = {}
+    ) as runner:
+        mover = MaskMover(method, runner, num_steps=case.num_steps)
+        losses, tensors = make_steps(mover, loader, loss_sum)
+        tensors |= {f"trained/{name}": tensor for name, tensor in runner.read_trained().items()}
+        tensors |= saved_positions(mover.method)
+        num_changed = count_changed(runner.module, backbone)
+        device = runner.device.type
+    return {"losses": losses, "num_changed": num_changed, "device": device}, tensors
+
+
+def make_steps(
+    mover: MaskMover, loader: TrainLoader, loss_sum: engine.LossSum
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """All losses, and the gradients of the first step."""
+    runner, losses, gradients = mover.runner, [], {}
     plain_backward = runner.backward
 
     def backward_and_look(loss: torch.Tensor) -> None:
@@ -174,40 +239,62 @@ def train_case(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, torc
         for name, parameter in engine.trained_parameters(runner.module).items():
             gradient = safe_get_full_grad(parameter)
             if gradient is not None:
-                tensors[f"gradient/{name}"] = gradient.detach().float().clone()
+                gradients[f"gradient/{name}"] = gradient.detach().float().clone()
 
     runner.backward = backward_and_look  # type: ignore[method-assign]
-    losses = []
-    for index in range(case.num_steps):
-        report = engine.train_step(
-            runner, loader.step(index), loss_sum=loss_sum, learning_rate_factor=1.0
-        )
+    for index in range(mover.num_steps):
+        with mover.watching(index + 1):
+            report = make_step(runner, loader.step(index), loss_sum)
+        mover.move(index + 1)
         losses.append(report.loss)
         runner.backward = plain_backward  # type: ignore[method-assign]
-    tensors |= {f"trained/{name}": tensor for name, tensor in runner.read_trained().items()}
-    return {"losses": losses, "num_changed": count_changed(runner, folder / case.backbone)}, tensors
+    return losses, gradients
 
 
-def count_changed(runner: Any, folder: Path) -> int:
-    """How many numbers of the backbone differ from those in its file."""
-    stored = safetensors.torch.load_file(folder / "model.safetensors")
-    changed = 0
-    for name, parameter in runner.module.named_parameters():
-        if parameter.requires_grad:
-            continue
-        with gathered([parameter]):
-            original = stored.get(name, stored.get(name.removeprefix("bert.")))
-            assert original is not None, name
-            changed += int((parameter.detach() != original.to(parameter)).sum())
+def make_step(runner: engine.Engine, step: Step, loss_sum: engine.LossSum) -> engine.StepReport:
+    """The report of the step once it is made: fp16's loss scale may be too high at first."""
+    while True:
+        report = engine.train_step(runner, step, loss_sum=loss_sum, learning_rate_factor=1.0)
+        if report.skipped is None:
+            return report
+        assert report.skipped.is_overflow, report.skipped
+
+
+def count_changed(model: torch.nn.Module, backbone: Backbone) -> int:
+    """How many frozen numbers of the model differ from those in the file of its backbone."""
+    stored, changed = read_file(backbone), 0
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            with gathered([parameter]):
+                changed += int((parameter.cpu() != stored[name].to(parameter.dtype)).sum())
     return changed
+
+
+@cache
+def read_file(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """What the file of a backbone holds, by the names of the model."""
+    config = backbones.read_model_config(backbone)
+    model = backbones.load_model(backbone, config, dtype=torch.float32).model
+    tensors: dict[str, torch.Tensor] = model.state_dict()
+    return tensors
+
+
+def try_case(case: Case, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What fails does so on all ranks alike, and the cases behind it shall run."""
+    try:
+        return train_case(case, folder)
+    except Exception:
+        return {"fault": traceback.format_exc()}, {}
 
 
 def main() -> None:
     argument = json.loads(sys.argv[1])
     folder, out = Path(argument["folder"]), Path(argument["out"])
     engine.join_processes(timeout_seconds=60)
+    backbones.quiet_transformers(show_progress=False)
     for name, options in argument["cases"].items():
-        numbers, tensors = train_case(Case(**options), folder)
+        gc.freeze()  # DeepSpeed collects garbage at every start, among all that was ever imported
+        numbers, tensors = try_case(Case(**options), folder)
         if dist.is_main():
             (out / f"{name}.json").write_text(json.dumps(numbers))
             safetensors.torch.save_file(tensors, out / f"{name}.safetensors")

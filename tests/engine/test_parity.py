@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import sys
 from functools import cache, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from engine import parity
+from engine.parity import Case
 
-WORKER = Path(__file__).with_name("parity.py")
 OFFLOAD = {"offload_param": {"device": "cpu"}, "offload_optimizer": {"device": "cpu"}}
 
-
-def load_worker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity", WORKER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["parity"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-parity = load_worker()
-Case = parity.Case
 
 CASES = {
     "t5 stage 0": Case(stage=0),
@@ -58,7 +44,8 @@ CASES = {
     "t5 stage 3, 20 steps": Case(num_steps=20),
     "bert stage 0, 20 steps": Case("bert", stage=0, num_steps=20),
 }
-TWO_RANKS_ONLY = {"t5 stage 3, hpZ": Case(zero={"zero_hpz_partition_size": 2})}
+HPZ = {"zero_hpz_partition_size": 2}
+TWO_RANKS_ONLY = {"t5 stage 3, hpZ": Case(zero=HPZ), "bert stage 3, hpZ": Case("bert", zero=HPZ)}
 BF16 = {
     "t5 bf16 stage 0": Case(stage=0, precision="bf16"),
     "t5 bf16 stage 2": Case(stage=2, precision="bf16"),
@@ -89,7 +76,7 @@ def trained(request, tiny_backbones, run_ranks, tmp_path_factory):
             name: dataclasses.asdict(case) for name, case in all_cases(request.param).items()
         },
     }
-    run_ranks(WORKER, argument, num_ranks=request.param, timeout_seconds=400)
+    run_ranks(Path(parity.__file__), argument, num_ranks=request.param, timeout_seconds=400)
     return request.param, out
 
 
