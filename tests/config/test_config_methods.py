@@ -92,10 +92,10 @@ def test_faults_of_further_methods_name_their_place(refuse: Refuse) -> None:
     starts = [
         "method.budget: 0 is not allowed",
         "method.also[0].length: 0; allowed: a whole number from 1 (",
-        "method.also[0].std: 'wide'; allowed: a number above 0 (",
+        "method.also[0].std: 'wide'; allowed: a number above 0 to below 1e+12 (",
         "method.also[0].lenght: no such option of the method prompt; did you mean length?",
         "method.also[1].r: 2.0; allowed: a whole number from 1 (rank",
-        "method.also[1].alpha: inf; allowed: a number above 0 (",
+        "method.also[1].alpha: inf; allowed: a number above 0 to below 1e+12 (",
         "method.also[2].budget: is missing; allowed: ",
         "method.also[3].name: 'adaptor'; did you mean adapter? allowed: apet, ",
         "method.also[4]: 3; allowed: fields, as in {name: ",

@@ -236,7 +236,7 @@ Change = Callable[[dict[str, Any]], None]
         ),
         (
             lambda s: s["methods"]["apet"].update(learning_rate={"ten": 0.1}),
-            ["methods.apet.learning_rate: {ten: 0.1}; allowed: a number above 0 or"],
+            ["methods.apet.learning_rate: {ten: 0.1}; allowed: a number above 0 to"],
         ),
         (
             lambda s: s["methods"]["apet"].update(learning_rate={}),

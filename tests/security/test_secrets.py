@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from running import run_here
 
@@ -14,6 +15,7 @@ from scalepet import build, engine
 from scalepet.cli import voice
 from scalepet.config import read_config
 from scalepet.recipes.adapter import open_adapter, save_adapter
+from scalepet.recipes.adapter_tensors import trained_shapes
 from scalepet.recipes.run_folder import describe_run
 from scalepet.recipes.sweep import _note
 from scalepet.tracking import JsonlTracker, credential_in, without_secrets
@@ -113,7 +115,9 @@ class TestWhatIsKept:
             template
         )
         plan = build.plan_run(run, run.task)
-        save_adapter(run.output / "adapter", plan, {}, fixed={}, num_steps=1, metrics={})
+        shapes = trained_shapes(plan, plan.method, ())
+        tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        save_adapter(run.output / "adapter", plan, tensors, fixed={}, num_steps=1, metrics={})
         _, record = engine.read_folder(run.output / "adapter")
         assert record["config"]["task"]["template"] == template
         assert open_adapter(run.output, overrides={}).plan.task.template == template
