@@ -13,6 +13,7 @@ from scalepet.config.words import shown
 from scalepet.errors import ConfigError
 from scalepet.files import make_folder, replace_file, unwritable
 from scalepet.owned import check_free
+from scalepet.recipes.study import CELL
 from scalepet.recipes.study_array import CELLS
 from scalepet.recipes.workers import LOGS
 
@@ -40,7 +41,8 @@ def open_study(study: StudyConfig) -> None:
         if faults:
             raise ConfigError(faults)
     else:
-        check_free(study.output, [RUNS, CELLS, LOGS])
+        has_runs = any(study.output.glob(f"{RUNS}/*/*/*/*/{CELL}"))
+        check_free(study.output, [RUNS, CELLS, LOGS], own=[RUNS] if has_runs else [])
     try:
         make_folder(study.output)
     except OSError as error:
