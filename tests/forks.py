@@ -32,8 +32,8 @@ MODULES = (
     *("scalepet.recipes", "scalepet.experiments"),
 )
 READ_BY_IMPORTS = (
-    *("HF_", "TRANSFORMERS_", "DS_", "DEEPSPEED_", "TORCH_", "CUDA_", "WANDB_", "PYTHON", "XDG_"),
-    *("HOME", "PATH", "TMPDIR", "LD_", "OMP_"),
+    *("HF_", "TRANSFORMERS_", "DS_", "DEEPSPEED_", "TORCH_", "TRITON_", "CUDA_", "WANDB_"),
+    *("PYTHON", "XDG_", "HOME", "PATH", "TMPDIR", "LD_", "OMP_"),
 )
 """How the environment variables begin that a library may read while it is imported."""
 
