@@ -27,6 +27,7 @@ from scalepet.bench.profiled import profiled
 from scalepet.bench.shapes import SHAPES, Work, make_work
 from scalepet.bench.tiny_runs import tiny_runs, write_tokenizer
 from scalepet.config import read_config
+from scalepet.errors import ScalepetError
 from scalepet.recipes import finetune
 
 Record = dict[str, Any]
@@ -92,9 +93,16 @@ def losses(_: Size) -> Iterator[Record]:
 
 
 def runs(size: Size) -> Iterator[Record]:
-    """The same, each beside its twin on the CPU."""
+    """The same, each beside its twin on the CPU.
+
+    Raises:
+        ScalepetError: some did not come to their end, once all have run.
+    """
     on_cpu = {} if engine.pick_device().type == "cpu" else _losses_on_cpu()
+    failed = []
     for ran in losses(size):
+        if ran["error"] is not None:
+            failed.append(ran["name"])
         found, expected = ran["losses"], on_cpu.get(ran["name"])
         apart = [abs(a - b) / abs(b) for a, b in zip(found, expected or [], strict=False)]
         yield {
@@ -102,6 +110,8 @@ def runs(size: Size) -> Iterator[Record]:
             "losses_on_cpu": expected,
             "largest_difference": max(apart) if apart else None,  # as a part of the CPU's
         }
+    if failed:
+        raise ScalepetError(f"{', '.join(failed)} did not come to an end; their lines say why")
 
 
 def xxl(size: Size) -> Iterator[Record]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 import gc
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,22 +55,24 @@ class Ran(NamedTuple):
         precision: fp32 in place of one that the device cannot do.
         losses: of every step.
         kept_bytes: on the device, more than before the first run; None on a CPU.
+        error: why it did not come to its end; None where it did.
     """
 
     name: str
     precision: str
     losses: list[float]
     kept_bytes: int | None
+    error: str | None
 
 
 def tiny_runs(folder: Path) -> Iterator[Ran]:
-    """Runs them all, one after the other, as each is asked for. The process is in a group by then.
+    """Runs them all, one after the other, as each is asked for; one that fails takes nothing from
+    the others. The process is in a group by then.
 
     Args:
         folder: an empty one, for their files.
     """
     _write_inputs(folder)
-    quiet = Console(quiet=True)
     before = _device_bytes()
     for number, (name, fields) in enumerate(RUNS.items()):
         output = folder / f"run-{number}"
@@ -82,8 +85,8 @@ def tiny_runs(folder: Path) -> Iterator[Ran]:
             "method": fields["method"],
             "train": {"steps": 6, **_TRAIN, "evaluate_every": 6},
         }
-        finetune(read_config(_written(output, content)), resume=False, console=quiet)
-        yield Ran(name, precision, _losses(output), _kept_since(before))
+        error = _error_of(partial(_finetune, _written(output, content)))
+        yield Ran(name, precision, _losses(output), _kept_since(before), error)
     output = folder / "stream"
     content = {
         **_fields(folder, output, "bert"),
@@ -93,11 +96,25 @@ def tiny_runs(folder: Path) -> Iterator[Ran]:
         "lae": {"freeze_epochs": 1, "offline": [{"travel": 0.4}]},
         "train": {"epochs": 2, **_TRAIN},
     }
-    for _ in learn_stream(
-        read_stream_config(_written(output, content)), resume=False, console=quiet
-    ):
+    error = _error_of(partial(_learn_stream, _written(output, content)))
+    yield Ran(STREAM, "fp32", _losses(output), _kept_since(before), error)
+
+
+def _finetune(config: Path) -> None:
+    finetune(read_config(config), resume=False, console=Console(quiet=True))
+
+
+def _learn_stream(config: Path) -> None:
+    for _ in learn_stream(read_stream_config(config), resume=False, console=Console(quiet=True)):
         pass
-    yield Ran(STREAM, "fp32", _losses(output), _kept_since(before))
+
+
+def _error_of(run: Callable[[], None]) -> str | None:
+    try:
+        run()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 _TRAIN = {
@@ -140,7 +157,8 @@ def _written(output: Path, content: dict[str, Any]) -> Path:
 
 
 def _losses(output: Path) -> list[float]:
-    lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    path = output / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [record["loss"] for record in map(json.loads, lines) if record["kind"] == "train"]
 
 
