@@ -161,7 +161,7 @@ def test_launch_check(tmp_path):
     names = ["processes", "devices", "versions", "folder", "network"]
     assert [name for ok, name, _ in lines if ok == "ok"] == names
     words = {name: words for _, name, words in lines}
-    assert "Emulated H200" in words["devices"]
+    assert words["processes"].endswith("2 processes, 2 GPUs")
     assert words["network"].startswith("nccl adds up over 2 processes")
 
 
