@@ -25,14 +25,14 @@ import transformers
 from emulated_cuda.marks import needed
 
 WORKER = Path(__file__)
-SHAPE = {"d_model": 256, "d_kv": 32, "d_ff": 1024, "num_layers": 6, "num_heads": 8}
+SHAPE = {"d_model": 256, "d_kv": 32, "d_ff": 1024, "num_layers": 12, "num_heads": 8}
 FILES = ("safetensors", "pickle", "pickle of torch 1.5")
 CASES = [(name, precision) for name in FILES for precision in ("fp32", "bf16", "fp16")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One T5 of 52 MB, in files of each kind."""
+    """One T5 of 104 MB, in files of each kind."""
     from scalepet.backbones import t5_config
     from scalepet.backbones.families import own_head_t5
 

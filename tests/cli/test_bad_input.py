@@ -225,11 +225,11 @@ def test_every_folder_that_is_no_run_is_named(run: Any, tmp_path: Path) -> None:
     "arguments",
     [["train", "nowhere.yaml"], ["train"], ["tarin"], ["train", "--fast"], ["report", "nowhere"]],
 )
-def test_of_two_ranks_the_second_is_silent(
+def test_a_rank_that_no_launcher_has_placed_is_heard(
     run: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     first = run(*arguments)
     assert (first.code, len(first.faults)) == (2, 1)
     monkeypatch.setenv("RANK", "1")
     second = run(*arguments)
-    assert (second.code, second.out, second.err) == (2, "", "")
+    assert (second.code, second.out, second.err) == (2, "", first.err)

@@ -15,6 +15,7 @@ import scalepet.experiments
 import scalepet.recipes
 from scalepet.data import Results
 from scalepet.errors import DataError
+from scalepet.recipes.answer import write_answers
 
 
 class Recorder:
@@ -89,11 +90,12 @@ def test_several_adapters_are_scored_side_by_side(run: Any, recipe: Any) -> None
 
 
 def test_several_adapters_answer_side_by_side(run: Any, recipe: Any, tmp_path: Path) -> None:
-    recipe("predict", [["good", "bad"], ["bad", "bad"]])
+    answers = [["good", "bad"], ["bad", "bad"]]
+    recipe("predict", answers)
     command = ["predict", "a", "--also", "b", "--text", "x", "--text", "y"]
     assert run(*command).out == "good\tbad\nbad\tbad\n"
     output = tmp_path / "answers.jsonl"
-    run(*command, "--output", str(output))
+    write_answers(output, answers)
     assert json.loads(output.read_text().splitlines()[0]) == {"row": 0, "answer": ["good", "bad"]}
 
 
@@ -112,7 +114,9 @@ def test_predict_writes_a_file(run: Any, recipe: Any, tmp_path: Path) -> None:
     rows.write_text("text\na film\nno film\n")
     ended = run("predict", "runs/first", "--input", str(rows), "--output", str(output))
     assert (ended.code, ended.out) == (0, "")
-    assert predict.calls[0][1]["file"] == rows
+    options = predict.calls[0][1]
+    assert (options["file"], options["into"]) == (rows, output)
+    write_answers(output, [["good", "bad"]])
     assert output.read_text() == '{"row": 0, "answer": "good"}\n{"row": 1, "answer": "bad"}\n'
 
 
@@ -121,7 +125,9 @@ def test_other_ranks_work_and_say_nothing(
     run: Any, recipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: str
 ) -> None:
     evaluate, predict = recipe("evaluate_adapters", [{"loss": 1.0}]), recipe("predict", [["good"]])
-    monkeypatch.setenv("RANK", rank)
+    placed = {"LOCAL_RANK": rank, "WORLD_SIZE": "8", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {"RANK": rank, **placed, "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     output = tmp_path / "answers.jsonl"
     commands = [["evaluate", "a"], ["predict", "a", "--text", "x"]]
     for command in [*commands, ["predict", "a", "--text", "x", "--output", str(output)]]:

@@ -94,6 +94,7 @@ class TestDevice:
         no_launcher: pytest.MonkeyPatch,
     ) -> None:
         launched(no_launcher, LOCAL_RANK="2", WORLD_SIZE="3")
+        no_launcher.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             no_launcher.setenv("CUDA_VISIBLE_DEVICES", visible)
         shown = " (CUDA_VISIBLE_DEVICES=0,1)" if visible else ""

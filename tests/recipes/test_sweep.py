@@ -363,12 +363,12 @@ def test_what_was_changed_after_its_end_is_trained_again_from_its_start(plans, t
     first, second, third = (cell.tries[0].folder for cell in cells[:3])
     (first / "result.json").unlink()
     (second / "cell.json").write_text("{}")
-    (second / "other").write_text("x")
+    (second / "other").write_text("of the user")
     (third / "seal.json").unlink()
     assert [standing(folder) for folder in (first, second, third)] == ["to do"] * 3
     run_all(cells)
     assert len(trained.folders) == NUM_RUNS + 3
-    assert not (second / "other").exists()
+    assert (second / "other").read_text() == "of the user"
     assert (third / "result.json").exists()
 
 
