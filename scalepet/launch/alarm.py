@@ -79,7 +79,7 @@ class Alarm:
             store, key = self._store(_FOREVER.total_seconds()), _key(self._rank)
             store.wait([key], _FOREVER)
             text = store.get(key).decode()
-            if text != _NOTHING:
+            if text != _NOTHING and not self._is_off.is_set():  # else it is this rank's own
                 self.heard = RankError.of_text(text)
             store.set(f"{key}/heard", "")
         except RuntimeError:  # the store has gone: whoever keeps it has ended
